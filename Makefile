@@ -1,0 +1,43 @@
+# `make leaderboard` and `make test` each work as a single command on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup leaderboard test check lint bench retrain-digits clean help
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(STAMP)  ## build .venv with everything that is needed
+
+$(STAMP): pyproject.toml constraints.txt requirements-nodeps.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustprune needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-nodeps.txt
+	touch $(STAMP)
+
+leaderboard: setup  ## evaluate the embedded checkpoints and render reports/site/index.html
+	$(BIN)/robustprune run --protocol digits-linf --tier standard
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest -n auto
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## everything that a change must pass
+
+bench: setup  ## speed, as ratios within one run
+	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+
+retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on the same machine
+	$(BIN)/robustprune compress dense random lwm-layerwise lwm-global --recipe digits --objective adversarial --sparsity 0,0.5,0.75,0.9,0.95,0.99 --fresh
+	$(BIN)/robustprune compress dense --recipe digits --objective benign --sparsity 0 --fresh
+
+clean:  ## drop caches and rendered pages; records, checkpoints and .venv stay
+	rm -rf .cache reports/site .mypy_cache .ruff_cache .benchmarks .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+"""Files that must never be half there: atomic writes, bounded reads, paths that stay inside."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from benchmark.errors import ManifestError, StorageError, shorten
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` so that a reader sees the old file or the whole new one, never a part.
+
+    Args:
+        path: where to; missing folders are made.
+        data: the whole new content.
+
+    Raises:
+        StorageError: the folder cannot be made, or the disk is full or read-only; the old file is
+            whole and nothing else is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part"
+        )
+    except OSError as error:
+        raise StorageError(_refusal(path, error)) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; records and pages are meant to be read by others.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(_refusal(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    return (
+        f"expected to write {shorten(str(path), 400)}, got '{reason}'; free space or choose a "
+        "writable folder, then run again"
+    )
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Returns the bytes of a file that has at most `limit` of them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ManifestError: the file is larger, so it is not what it claims to be.
+        StorageError: there is something else, or the disk refuses.
+    """
+    shown = shorten(str(path), 400)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            # Asking for the limit itself would reserve that much memory for any small file.
+            data = stream.read(min(size, limit) + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise StorageError(
+            f"expected a readable file {shown}, got '{reason}'; check the path and its permissions"
+        ) from error
+    if len(data) > limit:
+        raise ManifestError(
+            f"expected at most {limit} bytes in {shown}, got more; restore the original file"
+        )
+    return data
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Returns the path of `relative` under `root`, refusing every way out of it, links included.
+
+    Raises:
+        ManifestError: an absolute path, one with `..`, one through a link, or one no file can have.
+    """
+    candidate = Path(relative)
+    if (
+        not relative
+        or "\0" in relative
+        or len(relative) > 1024
+        or candidate.is_absolute()
+        or ".." in candidate.parts
+    ):
+        raise ManifestError(
+            f"expected a path inside the project, got '{shorten(relative)}'; use a relative path"
+        )
+    try:
+        resolved = (root / candidate).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or no possible name
+        raise ManifestError(
+            f"expected a path inside the project, got '{shorten(relative)}'; it leads nowhere"
+        ) from error
+    if not resolved.is_relative_to(root.resolve()):
+        raise ManifestError(
+            f"expected a path inside the project, got '{shorten(relative)}'; it leads outside"
+        )
+    return resolved

@@ -1,0 +1,25 @@
+"""What all tests share: one thread, and the folder of helpers on the path."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Tests run side by side; more threads each would only fight over the cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real data, or a skip that says how to get it."""
+    root = os.environ.get("ROBUSTPRUNE_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs real data: set ROBUSTPRUNE_DATA to a folder with MNIST")
+    return Path(root)
