@@ -1,0 +1,81 @@
+"""The literal table of networks, and building one by its name."""
+
+from collections.abc import Sequence
+
+from benchmark.architectures.base import Architecture, Classifier, Shape, Shapes, assemble
+from benchmark.architectures.cnn import cnn_large, cnn_small, cnn_tiny
+from benchmark.architectures.imagenet import resnet50
+from benchmark.architectures.lenet import lenet3, lenet5, lenet5_caffe, lenet_radmm
+from benchmark.architectures.resnet import resnet18
+from benchmark.architectures.vgg import vgg16_bn
+from benchmark.architectures.wideresnet import wrn_28_4, wrn_28_10
+from benchmark.errors import lookup
+
+MNIST_OR_CIFAR = Shapes(exact=((1, 28, 28), (3, 32, 32)))
+QUARTERS = Shapes(multiple=4)
+HYDRA = "HYDRA, Sehwag et al. 2020, arXiv 2002.10509"
+
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry
+    for entry in (
+        Architecture("cnn-tiny", "CNN tiny", cnn_tiny, Shapes(multiple=2), "this project"),
+        Architecture("cnn-small", "CNN small", cnn_small, MNIST_OR_CIFAR, HYDRA),
+        Architecture("cnn-large", "CNN large", cnn_large, MNIST_OR_CIFAR, HYDRA),
+        Architecture(
+            "lenet5-caffe",
+            "LeNet-5 (Caffe)",
+            lenet5_caffe,
+            Shapes(exact=((1, 28, 28),)),
+            "ATMC, Gui et al. 2019, arXiv 1902.03538",
+        ),
+        Architecture(
+            "lenet5",
+            "LeNet-5 (BAP)",
+            lenet5,
+            QUARTERS,
+            "Blind Adversarial Pruning, Xie et al. 2020, arXiv 2004.05913",
+        ),
+        Architecture(
+            "lenet3", "LeNet-3", lenet3, QUARTERS, "PwoA, Jian et al. 2022, arXiv 2210.04311"
+        ),
+        Architecture(
+            "lenet-radmm",
+            "LeNet (width 4)",
+            lenet_radmm,
+            QUARTERS,
+            "RADMM, Ye et al. 2019, arXiv 1903.12561",
+        ),
+        Architecture("vgg16-bn", "VGG-16-BN", vgg16_bn, Shapes(multiple=32), HYDRA),
+        Architecture("resnet18", "ResNet-18", resnet18, QUARTERS, HYDRA),
+        Architecture("wrn-28-4", "WRN-28-4", wrn_28_4, QUARTERS, HYDRA),
+        Architecture("wrn-28-10", "WRN-28-10", wrn_28_10, QUARTERS, HYDRA),
+        Architecture(
+            "resnet50",
+            "ResNet-50",
+            resnet50,
+            Shapes(channels=3, multiple=32),
+            "torchvision; He et al. 2016, arXiv 1512.03385",
+        ),
+    )
+}
+
+
+def build(
+    name: str, *, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]
+) -> Classifier:
+    """Returns a network by name, its weights still zero; no random number is drawn.
+
+    Args:
+        name: key of `ARCHITECTURES`.
+        shape: (C, H, W) of one input.
+        classes: number of logits, at least 2.
+        mean: one a channel, in [0, 1] pixel units.
+        std: one a channel, in [0, 1] pixel units, positive.
+
+    Raises:
+        UnknownName: no such network.
+        ContractError: the network is not defined for the shape, or classes, mean or std make no
+            sense.
+    """
+    architecture = lookup("architecture", name, ARCHITECTURES)
+    return assemble(architecture, shape=shape, classes=classes, mean=mean, std=std)
