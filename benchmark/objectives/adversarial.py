@@ -1,0 +1,146 @@
+"""Adversarial training: PGD on cross-entropy, and TRADES.
+
+Sources: A. Madry et al., ICLR 2018 (arXiv 1706.06083), equation 2.1; H. Zhang et al.,
+"Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019 (arXiv 1901.08573),
+equation 5.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.attacks import Steps, ascend
+from benchmark.objectives.base import Moment
+from benchmark.threat import ThreatModel
+
+# TRADES starts its inner attack at x + 0.001 * N(0, 1) in pixel units, since at x itself the
+# gradient of the divergence is zero.
+TRADES_START = 0.001
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switches to eval mode, so that an attack neither uses nor moves batch statistics, and back.
+
+    Each layer gets its own mode back: a method may keep some in eval mode while it trains others.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Cross-entropy on PGD examples (Madry et al. 2018).
+
+    Attributes:
+        threat: ball of the inner attack.
+        steps: inner steps.
+        warmup: share of training over which epsilon rises linearly from 0. Small networks fall into
+            a constant answer when they meet the full epsilon at once; 0 switches it off.
+    """
+
+    threat: ThreatModel
+    steps: Steps = Steps(10, Fraction(1, 4))
+    warmup: Fraction = Fraction(0)
+
+    @property
+    def attack_steps(self) -> int:
+        """Inner gradient steps a batch."""
+        return self.steps.count
+
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        moment: Moment,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Returns the mean cross-entropy at the worst inputs found from a random start."""
+        threat = ramped(self.threat, self.warmup, moment)
+        with evaluating(model):
+            adversarial = ascend(
+                model,
+                lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
+                inputs,
+                threat.random_start(inputs, generator),
+                threat=threat,
+                steps=self.steps,
+            )
+        return functional.cross_entropy(model(adversarial), labels)
+
+
+def ramped(threat: ThreatModel, warmup: Fraction, moment: Moment) -> ThreatModel:
+    """Returns the threat model with the epsilon of this moment of a linear ramp."""
+    if moment.progress >= warmup:
+        return threat
+    share = Fraction(moment.progress).limit_denominator(10_000) / warmup
+    return threat.with_epsilon(threat.epsilon * share)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """Cross-entropy plus beta times the divergence to the worst neighbour (Zhang et al. 2019).
+
+    The gradient flows through both branches of the divergence, as in the authors' code.
+
+    Attributes:
+        threat: ball of the inner attack.
+        steps: inner steps.
+        beta: weight of the divergence (1 / lambda in the paper; 6 for CIFAR-10).
+    """
+
+    threat: ThreatModel
+    steps: Steps = Steps(10, Fraction(1, 4))
+    beta: float = 6.0
+
+    @property
+    def attack_steps(self) -> int:
+        """Inner gradient steps a batch."""
+        return self.steps.count
+
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        moment: Moment,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Returns CE(f(x), y) + beta * mean KL(f(x) || f(x_adv)), x_adv raising the divergence."""
+        with evaluating(model):
+            with torch.no_grad():
+                target = functional.log_softmax(model(inputs), dim=1)
+            noise = torch.randn(
+                inputs.shape, generator=generator, device=inputs.device, dtype=inputs.dtype
+            )
+            adversarial = ascend(
+                model,
+                lambda logits: _divergence(logits, target),
+                inputs,
+                self.threat.project(inputs + TRADES_START * noise, inputs),
+                threat=self.threat,
+                steps=self.steps,
+            )
+        logits = model(inputs)
+        robust = _divergence(model(adversarial), functional.log_softmax(logits, dim=1))
+        return functional.cross_entropy(logits, labels) + self.beta * robust / len(inputs)
+
+
+def _divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Returns the summed KL(target || softmax(logits)); `target` holds log-probabilities."""
+    return functional.kl_div(
+        functional.log_softmax(logits, dim=1), target, reduction="sum", log_target=True
+    )

@@ -1,0 +1,14 @@
+"""The closed set of objectives: name → the objective with default settings for a threat model."""
+
+from collections.abc import Callable
+
+from benchmark.objectives.adversarial import Adversarial, Trades
+from benchmark.objectives.base import Objective
+from benchmark.objectives.benign import Benign
+from benchmark.threat import ThreatModel
+
+OBJECTIVES: dict[str, Callable[[ThreatModel], Objective]] = {
+    "benign": lambda threat: Benign(),
+    "adversarial": Adversarial,
+    "trades": Trades,
+}
