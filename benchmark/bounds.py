@@ -1,0 +1,516 @@
+"""Lower bounds of classification margins by IBP and CROWN; the only module that knows auto_LiRPA.
+
+The library runs as released (0.3) and as developed upstream (0.7.1). Release 0.3 was written for
+older versions of torch and numpy, so three names that it expects are supplied, only while it is
+imported or traces a network, and a fourth is mended in its own class. A plain interval propagation
+beside it needs no library and serves as method `ibp-plain`.
+
+Bounds are computed in float32 with ordinary rounding, so callers ask for a margin above a small
+positive threshold, not above zero.
+"""
+
+import contextlib
+import copy
+import functools
+import importlib
+import inspect
+import io
+import logging
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.architectures import Classifier, Normalise
+from benchmark.errors import ContractError, ExtraMissing
+from benchmark.threat import TOLERANCE, ThreatModel
+
+Method = Literal["ibp", "crown", "crown-ibp", "alpha-crown", "ibp-plain"]
+
+# Our names -> the library's.
+ENGINE_METHODS = {
+    "ibp": "IBP",
+    "crown": "CROWN",
+    "crown-ibp": "CROWN-IBP",
+    "alpha-crown": "CROWN-Optimized",
+}
+METHODS = (*ENGINE_METHODS, "ibp-plain")
+
+# Layers that decrease in no input: the two extreme corners of a box give the extreme outputs.
+MONOTONE = (
+    nn.ReLU,
+    nn.Flatten,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.MaxPool2d,
+    nn.Identity,
+    nn.Dropout,
+)
+
+
+# --- plain interval propagation -------------------------------------------------------------------
+
+
+@torch.no_grad()
+def interval_bounds(module: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a box that holds every output of a network over a box of inputs.
+
+    Args:
+        module: a `Classifier` with a sequential body, or nested `nn.Sequential` of convolutions,
+            linear layers, batch norms (as in evaluation), ReLUs, flattening and poolings.
+        lower: (N, ...) smallest input values.
+        upper: (N, ...) largest input values.
+
+    Returns:
+        (N, ...) smallest and (N, ...) largest output values, up to float rounding.
+
+    Raises:
+        ContractError: a layer of another kind.
+
+    Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation", 2018, equation 6.
+    """
+    for layer in _layers(module):
+        lower, upper = _through(layer, lower, upper)
+    return lower, upper
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Returns the layers in order, containers opened."""
+    if isinstance(module, Classifier):
+        return [module.normalise, *_layers(module.body)]
+    # A subclass may override what a sequence does; only the plain meaning is opened.
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        return [layer for child in module for layer in _layers(child)]
+    return [module]
+
+
+def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, MONOTONE):
+        # Dropout is the identity at evaluation; calling it would ask for the training flag.
+        return (lower, upper) if isinstance(layer, nn.Dropout) else (layer(lower), layer(upper))
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        magnitudes = {"weight": layer.weight.abs()}
+        if layer.bias is not None:
+            magnitudes["bias"] = torch.zeros_like(layer.bias)
+        spread: Tensor = torch.func.functional_call(layer, magnitudes, (radius,))
+        centre = layer(centre)
+    elif isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
+        scale, shift = _batch_norm_line(layer)
+        centre, spread = centre * scale + shift, radius * scale.abs()
+    elif isinstance(layer, Normalise):
+        centre, spread = layer(centre), radius / layer.std.abs()
+    else:
+        raise ContractError(
+            f"expected layers that interval bounds know, got {type(layer).__name__}; "
+            f"use method ibp, which traces any network"
+        )
+    return centre - spread, centre + spread
+
+
+def _batch_norm_line(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift, (C, 1, 1) each, of a batch norm that uses its running statistics."""
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None and variance is not None
+    scale = (variance + layer.eps).rsqrt()
+    shift = -mean * scale
+    if layer.affine:
+        scale, shift = scale * layer.weight, shift * layer.weight + layer.bias
+    return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+
+
+def _plain_margins(network: nn.Module, lower: Tensor, upper: Tensor, rows: Tensor) -> Tensor:
+    """Returns (N, K - 1) lower bounds of rows times logits, merged with a last linear layer."""
+    *hidden, last = _layers(network)
+    lower, upper = interval_bounds(nn.Sequential(*hidden), lower, upper)
+    bias: Tensor | float = 0.0
+    if isinstance(last, nn.Linear):
+        if last.bias is not None:
+            bias = rows @ last.bias
+        rows = rows @ last.weight
+    else:
+        lower, upper = interval_bounds(last, lower, upper)
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    spread = (rows.abs() @ radius.unsqueeze(-1)).squeeze(-1)
+    return (rows @ centre.unsqueeze(-1)).squeeze(-1) + bias - spread
+
+
+# --- margins --------------------------------------------------------------------------------------
+
+
+class MarginBounds:
+    """Lower bounds of the margins of one network by one method; traces the network once.
+
+    The bounds belong to the weights at construction: the object holds a frozen copy, so the network
+    itself is never touched.
+    """
+
+    def __init__(self, model: nn.Module, method: Method, chunk: int = 32) -> None:
+        """Prepares bounds by `method`, computed for `chunk` examples at a time to bound the memory.
+
+        Raises:
+            ContractError: an unknown method, a chunk below 1, or a network beyond the method.
+        """
+        if method not in METHODS:
+            raise ContractError(f"expected a method of {', '.join(METHODS)}, got '{method}'")
+        if chunk < 1:
+            raise ContractError(f"expected a chunk of at least 1 example, got {chunk}")
+        self.method = method
+        self.chunk = chunk
+        copied = copy.deepcopy(model).eval().requires_grad_(False)
+        self._normalise = copied.normalise if isinstance(copied, Classifier) else nn.Identity()
+        self._network = copied.body if isinstance(copied, Classifier) else copied
+        self._bounded: Any = None
+        if "crown" in method and any(map(_overlaps, self._network.modules())):
+            raise ContractError(
+                f"expected max-poolings side by side for {method}, got overlapping ones; use ibp"
+            )
+
+    def __call__(self, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        """Returns lower bounds of the margin, min over j != y of f_y - f_j, around each input.
+
+        The region is the Linf ball, widened by the slack that attacks are granted, inside the box
+        [0, 1]. So a bound above zero also excludes every adversarial input that the engine accepts.
+
+        Args:
+            inputs: (N, C, H, W) in [0, 1], on the network's device.
+            labels: (N,) in [0, K).
+            threat: an Linf threat model.
+
+        Returns:
+            (N,) float32; -inf where no finite bound came out. A bound depends on the other examples
+            only as rounding depends on their number, which can decide a tie between two units of a
+            max-pooling, and under alpha-crown, where they decide which slopes are shared.
+
+        Raises:
+            ContractError: another norm, labels that do not fit, or a network without bounds.
+            ExtraMissing: auto_LiRPA is not installed.
+
+        Source: Zhang et al., "Efficient Neural Network Robustness Certification with General
+            Activation Functions", NeurIPS 2018 (CROWN); Zhang et al., "Towards Stable and Efficient
+            Training of Verifiably Robust Neural Networks", ICLR 2020 (CROWN-IBP); Xu et al., "Fast
+            and Complete", ICLR 2021 (alpha-CROWN).
+        """
+        if threat.norm != "Linf":
+            raise ContractError(
+                f"expected an Linf threat model for bounds, got {threat}; use smoothing for L2"
+            )
+        if len(labels) != len(inputs):
+            raise ContractError(f"expected {len(inputs)} labels, one an input, got {len(labels)}")
+        if len(inputs) == 0:
+            return torch.empty(0, device=inputs.device)
+        # Grad mode is restored whatever it was; only alpha-crown descends a gradient.
+        with torch.set_grad_enabled(self.method == "alpha-crown"):
+            parts = [
+                self._chunk(*pair, threat)
+                for pair in zip(
+                    torch.split(inputs, self.chunk), torch.split(labels, self.chunk), strict=True
+                )
+            ]
+        return torch.cat(parts)
+
+    def _chunk(self, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        epsilon = float(threat.epsilon) + TOLERANCE
+        with torch.no_grad():
+            # Normalisation inside the bounded graph breaks CROWN on convolutions. It is monotone,
+            # so mapping the box instead is exact for Linf.
+            centre = self._normalise(inputs)
+            lower = self._normalise((inputs - epsilon).clamp(0, 1))
+            upper = self._normalise((inputs + epsilon).clamp(0, 1))
+            rows = specification(labels, self._classes(centre[:1])).to(inputs.dtype)
+        if self.method == "ibp-plain":
+            margins = _plain_margins(self._network, lower, upper, rows)
+        else:
+            margins = self._engine_margins((centre, lower, upper), rows)
+        smallest = margins.detach().amin(dim=1).float()
+        return torch.where(smallest.isfinite(), smallest, -torch.inf)
+
+    @torch.no_grad()
+    def _classes(self, example: Tensor) -> int:
+        return int(self._network(example).shape[-1])
+
+    def _engine_margins(self, box: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> Tensor:
+        """Returns (N, K - 1) bounds by auto_LiRPA over a box of network inputs."""
+        if self._bounded is None:
+            self._bounded = _trace(self._network, box[0][:1])
+        engine = _engine()
+        centre, lower, upper = box
+        region = engine.PerturbationLpNorm(norm=np.inf, eps=None, x_L=lower, x_U=upper)
+        bounded_input = engine.BoundedTensor(centre, region)
+        compute = functools.partial(
+            self._bounded.compute_bounds, x=(bounded_input,), C=rows, bound_upper=False
+        )
+        # Without a ReLU there is no slope to optimise, and the optimiser has nothing to hold.
+        method = self.method if self._bounded.relus or self.method == "ibp" else "crown"
+        optimised = method == "alpha-crown"
+        with _quiet(), _ClampWithGradient() if optimised else contextlib.nullcontext():
+            known = self._interval_references(compute) if method == "crown" else {}
+            margins: Tensor = compute(method=ENGINE_METHODS[method], **known)[0]
+        return margins
+
+    def _interval_references(self, compute: Callable[..., object]) -> dict[str, Any]:
+        """Returns interval bounds of all ReLU inputs as references for CROWN.
+
+        CROWN bounds only units that are unstable for some example of the chunk. With plain
+        intervals as the measure of that, and both bounds intersected, an example's relaxation no
+        longer depends on its neighbours, and it is tighter.
+        """
+        compute(method="IBP")
+        nodes = [activation.inputs[0] for activation in self._bounded.relus]
+        references = {
+            node.name: (
+                node.lower.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf),
+                node.upper.nan_to_num(nan=torch.inf, neginf=-torch.inf, posinf=torch.inf),
+            )
+            for node in nodes
+        }
+        return {"reference_bounds": references, "aux_reference_bounds": references}
+
+
+def _overlaps(module: nn.Module) -> bool:
+    """Returns whether a module is a max-pooling whose windows overlap."""
+    if not isinstance(module, nn.MaxPool2d):
+        return False
+    return bool((np.broadcast_to(module.stride, 2) < np.broadcast_to(module.kernel_size, 2)).any())
+
+
+def margin_bounds(
+    model: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel, method: Method
+) -> Tensor:
+    """Returns (N,) lower bounds of the margins of one network by one method; see `MarginBounds`.
+
+    Args:
+        model: a `Classifier`, or any network from [0, 1] inputs to logits.
+        inputs: (N, C, H, W) in [0, 1].
+        labels: (N,) in [0, K).
+        threat: an Linf threat model.
+        method: `ibp`, `crown`, `crown-ibp`, `alpha-crown` or `ibp-plain`.
+    """
+    return MarginBounds(model, method)(inputs, labels, threat)
+
+
+def specification(labels: Tensor, classes: int) -> Tensor:
+    """Returns (N, K - 1, K): one row e_y - e_j for each other class j, in increasing order of j.
+
+    Args:
+        labels: (N,) true classes y.
+        classes: K, at least 2.
+
+    Raises:
+        ContractError: fewer than two classes, or labels outside [0, K).
+    """
+    if classes < 2 or bool(((labels < 0) | (labels >= classes)).any()):
+        raise ContractError(
+            f"expected labels in [0, {classes}) of at least 2 classes, "
+            f"got {int(labels.min())} to {int(labels.max())}; check the data set"
+        )
+    identity = torch.eye(classes, device=labels.device)
+    rows = identity[labels].unsqueeze(1) - identity
+    others = torch.arange(classes, device=labels.device) != labels.unsqueeze(1)
+    return rows[others].view(len(labels), classes - 1, classes)
+
+
+class _UnitCounter(torch.overrides.TorchFunctionMode):
+    """Counts outputs of ReLUs and inputs of max-poolings, be they layers or functions."""
+
+    units = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("relu", "relu_") or "max_pool2d" in name:
+            self.units += args[0].numel()
+        # What runs inside is not seen again: torch suspends the mode here.
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def relaxed_units(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Returns the number of units that CROWN bounds one by one; its cost grows with the square.
+
+    Args:
+        model: the network; a copy of it runs on one black image.
+        shape: (C, H, W) of an input.
+
+    Returns:
+        The number of ReLU outputs plus that of max-pooling inputs, for one example.
+    """
+    copied = copy.deepcopy(model).eval()
+    device = next((parameter.device for parameter in copied.parameters()), torch.device("cpu"))
+    with _UnitCounter() as counter:
+        copied(torch.zeros(1, *shape, device=device))
+    return int(counter.units)
+
+
+# --- auto_LiRPA -----------------------------------------------------------------------------------
+
+
+def engine_version() -> str:
+    """Returns what computes the bounds, such as `auto_LiRPA 0.3`.
+
+    Raises:
+        ExtraMissing: auto_LiRPA is not installed.
+    """
+    return f"auto_LiRPA {_engine().__version__}"
+
+
+@functools.cache
+def _engine() -> types.ModuleType:
+    """Returns auto_LiRPA, imported without side effects and mended where release 0.3 needs it."""
+    try:
+        with _names_of_its_day(), _quiet_import():
+            engine = importlib.import_module("auto_LiRPA")
+    except ImportError as error:
+        raise ExtraMissing(
+            f"expected the package auto_LiRPA for bounds, got '{error}'; "
+            f"run pip install --no-deps -r requirements-nodeps.txt"
+        ) from error
+    module = engine.BoundedModule
+    if "remove_duplicate" not in inspect.signature(module._named_members).parameters:
+        module._named_members = _with_duplicate_flag(module._named_members)
+    return engine
+
+
+def _with_duplicate_flag(members: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns 0.3's `_named_members` under torch's present signature; duplicates never appear."""
+
+    def named_members(
+        self: nn.Module,
+        get_members_fn: Callable[..., Any],
+        prefix: str = "",
+        recurse: bool = True,
+        remove_duplicate: bool = True,
+    ) -> Any:
+        return members(self, get_members_fn, prefix, recurse)
+
+    return named_members
+
+
+def _trace(network: nn.Module, example: Tensor) -> Any:
+    """Returns the network as auto_LiRPA's graph.
+
+    Args:
+        network: a frozen copy in evaluation mode; its parameters are shared with the graph.
+        example: (1, ...) one input of the network.
+
+    Raises:
+        ContractError: the network has an operation without bounds.
+    """
+    # Max-pooling reads the bounds of stable units too, which the sparse way leaves at intervals for
+    # some chunks and not for others; and in 0.3 only matrices pass all poolings.
+    pooled = any(isinstance(module, nn.MaxPool2d) for module in network.modules())
+    options = {
+        "conv_mode": "matrix" if pooled else "patches",
+        "sparse_intermediate_bounds": not pooled,
+        "sparse_conv_intermediate_bounds": not pooled,
+        # In 0.3 patches of all units at once fail on residual sums; 1 always takes the sparse way.
+        "minimum_sparsity": 1.0,
+        # Stopping early looks at the whole chunk, and 0.7.1 announces it.
+        "optimize_bound_args": {"early_stop_patience": 1_000_000},
+    }
+    engine = _engine()
+    try:
+        with _names_of_its_day(), _quiet():
+            bounded = engine.BoundedModule(network, example, bound_opts=options)
+            bounded.eval()
+            return bounded
+    except NotImplementedError as error:
+        raise ContractError(
+            f"expected operations that auto_LiRPA bounds, got '{error}' for "
+            f"{type(network).__name__}; use an architecture of this project"
+        ) from error
+
+
+class _ClampWithGradient(torch.overrides.TorchFunctionMode):
+    """Gives clamping to [0, 1] the gradient 1 also at 0 and 1, as older versions of torch did.
+
+    alpha-CROWN starts at slopes 0 and 1; without gradient there it would never leave them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.clamp and kwargs == {"min": 0.0, "max": 1.0} and args[0].requires_grad:
+            return args[0] + (result - args[0]).detach()
+        return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the library prints and the warnings it is known to cause; others pass."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", "Creating an identity matrix", UserWarning)
+        warnings.filterwarnings("ignore", "There is an inf value in the bias", UserWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _names_of_its_day() -> Iterator[None]:
+    """Supplies, while open, what auto_LiRPA 0.3 takes from older versions of numpy and torch."""
+    exporter = sys.modules[torch.onnx.utils._optimize_graph.__module__]
+    settings = exporter.GLOBALS
+    opset = settings.export_onnx_opset_version
+
+    def set_opset(version: int) -> None:
+        settings.export_onnx_opset_version = version
+
+    arrays = types.ModuleType("numpy.lib.arraysetops")
+    arrays.__dict__["isin"] = np.isin
+    helper = importlib.import_module("torch.onnx.symbolic_helper")
+    with contextlib.ExitStack() as stack:
+        stack.callback(set_opset, opset)
+        stack.enter_context(_supplied(sys.modules, "numpy.lib.arraysetops", arrays))
+        stack.enter_context(_supplied(helper.__dict__, "_set_opset_version", set_opset))
+        if not hasattr(torch._C.Node, "__getitem__"):
+            torch._C.Node.__getitem__ = _node_attribute  # type: ignore[method-assign]
+            stack.callback(delattr, torch._C.Node, "__getitem__")
+        yield
+
+
+def _node_attribute(node: Any, name: str) -> Any:
+    """Returns an attribute of a traced node by the getter of its kind."""
+    return getattr(node, node.kindOf(name))(name)
+
+
+@contextlib.contextmanager
+def _supplied(table: dict[str, Any], name: str, value: object) -> Iterator[None]:
+    """Adds an entry while open, where the table has none."""
+    missing = name not in table
+    if missing:
+        table[name] = value
+    try:
+        yield
+    finally:
+        if missing:
+            table.pop(name, None)
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Undoes what importing the library does to the process: warnings, logging, a folder at home.
+
+    It prepends a warning filter, hangs a handler on the root logger and makes a folder that it
+    never uses. Its own deprecation warnings concern its authors, so they are dropped.
+    """
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    handlers = list(root.handlers)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(record=True))
+        stack.callback(logging.disable, disabled)
+        logging.disable(logging.WARNING)
+        with contextlib.suppress(ImportError):
+            folders: Any = importlib.import_module("appdirs")
+            stack.callback(setattr, folders, "user_data_dir", folders.user_data_dir)
+            folders.user_data_dir = lambda *_, **__: tempfile.gettempdir()
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
