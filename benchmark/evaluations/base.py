@@ -1,0 +1,80 @@
+"""What every evaluation takes and returns: examples in, one outcome an example out."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A shard of a fixed example list.
+
+    Attributes:
+        inputs: (N, C, H, W) in [0, 1].
+        labels: (N,) int64.
+        indices: (N,) int64 positions in the test split.
+        classes: number of classes K.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something a reader must know about a measurement.
+
+    Attributes:
+        name: one of the names in `docs/records.md`.
+        rate: share of the examples it concerns, in [0, 1].
+        detail: one sentence.
+    """
+
+    name: str
+    rate: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcomes of one evaluation on one shard.
+
+    Attributes:
+        columns: name -> (N,) array, one value an example; the engine prefixes the evaluation.
+        adversarial: attack -> positions (n,) in the shard and adversarial inputs (n, C, H, W).
+        flags: observations about the whole shard.
+    """
+
+    columns: dict[str, np.ndarray]
+    adversarial: dict[str, tuple[np.ndarray, np.ndarray]]
+    flags: tuple[Flag, ...]
+
+
+class Settings(Protocol):
+    """The settings of one evaluation, a frozen dataclass; running them measures a shard."""
+
+    kind: ClassVar[str]
+
+    def run(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        threat: ThreatModel,
+        generator: torch.Generator,
+    ) -> Result:
+        """Returns one outcome an example.
+
+        Args:
+            model: inputs in [0, 1] to logits, in evaluation mode; left as it was.
+            examples: the shard, on the model's device.
+            threat: the protocol's threat model.
+            generator: source of all randomness, on the same device.
+        """
+        ...

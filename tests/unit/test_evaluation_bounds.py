@@ -1,0 +1,188 @@
+"""The bounds evaluation: columns, best method, substitution, and what it leaves alone."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.architectures import Classifier, Normalise, build, initialise
+from benchmark.bounds import margin_bounds
+from benchmark.errors import ContractError
+from benchmark.evaluations.base import Examples
+from benchmark.evaluations.bounds import Bounds
+from benchmark.evaluations.engine import run_evaluation
+from benchmark.threat import ThreatModel
+
+SMALL, LARGE = Fraction(1, 100), Fraction(1, 20)
+THREAT = ThreatModel("Linf", LARGE)
+
+
+def settings(**changes: object) -> Bounds:
+    values = {"epsilons": (SMALL, LARGE), "crown_max_units": 10_000, **changes}
+    return Bounds(**values)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network() -> Classifier:
+    model = build("cnn-tiny", shape=(1, 8, 8), classes=10, mean=[0.3], std=[0.4])
+    initialise(model, generator(1))
+    return model.eval()
+
+
+def shard(model: nn.Module, wrong: tuple[int, ...] = ()) -> Examples:
+    inputs = torch.rand((6, 1, 8, 8), generator=generator(2))
+    labels = model(inputs).argmax(dim=1)
+    for position in wrong:
+        labels[position] = (labels[position] + 1) % 10
+    return Examples(inputs, labels, torch.arange(6), 10)
+
+
+def run(model: nn.Module, examples: Examples, chosen: Bounds) -> dict[str, np.ndarray]:
+    return chosen.run(model, examples, THREAT, generator()).columns
+
+
+def test_columns_hold_the_best_bound_and_its_method() -> None:
+    model = network()
+    examples = shard(model)
+    columns = run(model, examples, settings())
+    assert list(columns) == ["margin@1/100", "method@1/100", "margin@1/20", "method@1/20"]
+    for epsilon in (SMALL, LARGE):
+        each = torch.stack(
+            [
+                margin_bounds(
+                    model, examples.inputs, examples.labels, ThreatModel("Linf", epsilon), method
+                )
+                for method in ("ibp", "crown")
+            ]
+        ).numpy()
+        margin, method = columns[f"margin@{epsilon}"], columns[f"method@{epsilon}"]
+        assert margin.dtype == np.float32 and method.dtype == np.int8
+        np.testing.assert_array_equal(margin, each.max(axis=0))
+        np.testing.assert_array_equal(method, each.argmax(axis=0))
+    assert (columns["margin@1/20"] < columns["margin@1/100"]).all()
+
+
+@pytest.mark.parametrize(("last", "winner"), [([-1.0, 1.0], 1), ([1.0, 0.0], 0)])
+def test_either_method_can_win(last: list[float], winner: int) -> None:
+    # h1 = x1 - x2 + 1/10, h2 = x1 + x2 - 1/2. Margin 2 - relu(h1) + relu(h2): CROWN keeps the ReLUs
+    # together. Margin 2 + relu(h1): its lower line falls below 0 where intervals know better.
+    body = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    body[1].weight.data = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    body[1].bias.data = torch.tensor([0.1, -0.5])
+    body[3].weight.data = torch.tensor([last, [0.0, 0.0]])
+    body[3].bias.data = torch.tensor([2.0, 0.0])
+    inputs = torch.full((1, 1, 1, 2), 0.5)
+    examples = Examples(inputs, torch.tensor([0]), torch.tensor([0]), 2)
+    columns = run(body.eval(), examples, settings(epsilons=(Fraction(1, 4),)))
+    assert columns["method@1/4"].tolist() == [winner]
+
+
+def test_misclassified_examples_have_no_bound() -> None:
+    model = network()
+    columns = run(model, shard(model, wrong=(1, 4)), settings())
+    missing = np.isneginf(columns["margin@1/100"])
+    assert missing.tolist() == [False, True, False, False, True, False]
+    assert ((columns["method@1/100"] == -1) == missing).all()
+    everything = run(model, shard(model, wrong=tuple(range(6))), settings())
+    assert np.isneginf(everything["margin@1/20"]).all()
+
+
+def test_bounds_without_a_finite_value_name_no_method() -> None:
+    # Correctly classified although the middle weight overflows float32 in every bound.
+    body = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    body[1].weight.data, body[1].bias.data = torch.full((2, 1), 3e38), torch.zeros(2)
+    body[3].weight.data, body[3].bias.data = torch.tensor([[9.0, 0], [0, 0]]), torch.ones(2)
+    inputs = torch.full((1, 1, 1, 1), 0.9)
+    examples = Examples(inputs, torch.tensor([0]), torch.tensor([0]), 2)
+    columns = run(body.eval(), examples, settings(epsilons=(LARGE,)))
+    assert np.isneginf(columns["margin@1/20"]).all() and columns["method@1/20"].tolist() == [-1]
+
+
+def test_large_networks_get_crown_ibp_and_say_so() -> None:
+    model = network()
+    examples = shard(model)
+    full = settings(methods=("ibp", "crown"))
+    # cnn-tiny: 16 x 8 x 8 + 32 x 4 x 4 ReLU outputs behind convolutions, then a hidden layer.
+    limited = settings(methods=("ibp", "crown"), crown_max_units=1000)
+    result = limited.run(model, examples, THREAT, generator())
+    (flag,) = result.flags
+    assert (flag.name, flag.rate) == ("crown-ibp-for-crown", 1.0)
+    assert "full CROWN up to 1000" in flag.detail
+    explicit = run(model, examples, settings(methods=("ibp", "crown-ibp")))
+    for name, column in explicit.items():
+        np.testing.assert_array_equal(result.columns[name], column)
+    assert full.run(model, examples, THREAT, generator()).flags == ()
+    assert (run(model, examples, full)["margin@1/20"] > explicit["margin@1/20"]).all()
+
+
+def test_the_limit_itself_still_gets_full_crown() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).eval()
+    examples = shard(body)
+    for limit, flags in ((7, 0), (6, 1)):
+        chosen = settings(epsilons=(SMALL,), crown_max_units=limit)
+        assert len(chosen.run(body, examples, THREAT, generator()).flags) == flags
+
+
+def test_an_example_alone_gets_the_same_outcome() -> None:
+    model = network()
+    examples = shard(model)
+    together = run(model, examples, settings(chunk=4))
+    for position in (0, 5):
+        part = slice(position, position + 1)
+        alone = Examples(
+            examples.inputs[part], examples.labels[part], examples.indices[part], examples.classes
+        )
+        found = run(model, alone, settings())["margin@1/20"]
+        assert found[0] == pytest.approx(together["margin@1/20"][position], abs=1e-5)
+
+
+def test_the_engine_runs_it_and_gets_the_same_columns() -> None:
+    # The engine wraps the network in its own checks, which cannot be traced.
+    model = network()
+    examples = shard(model, wrong=(2,))
+    chosen = settings()
+    measured = run_evaluation(
+        model, examples, name="bounds", settings=chosen, threat=THREAT, seed=(0, "bounds", 0)
+    )
+    for name, column in run(model, examples, chosen).items():
+        np.testing.assert_array_equal(measured.result.columns[name], column)
+    assert measured.result.adversarial == {}
+
+
+def test_it_draws_nothing() -> None:
+    model, source = network(), generator()
+    before, everywhere = source.get_state(), torch.get_rng_state()
+    settings(epsilons=(SMALL,)).run(model, shard(model), THREAT, source)
+    assert torch.equal(source.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+
+
+def test_other_norms_are_refused() -> None:
+    model = network()
+    with pytest.raises(ContractError, match="Linf"):
+        settings().run(model, shard(model), ThreatModel.parse("L2 1/2"), generator())
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs)
+
+
+def test_any_module_without_a_leading_normalisation_can_be_bounded() -> None:
+    model = network()
+    plain = Classifier(
+        Normalise([0.0], [1.0]), model.body, architecture="test", shape=(1, 8, 8), classes=10
+    ).eval()
+    examples = shard(plain)
+    expected = run(plain, examples, settings())
+    for name, column in run(Wrapped(model.body).eval(), examples, settings()).items():
+        np.testing.assert_allclose(column, expected[name], atol=1e-5)
