@@ -1,0 +1,125 @@
+"""Training recipes: how long and how fast, the same for every method of a cell.
+
+A recipe is part of a checkpoint's identity: rows of one cell compare only under one recipe.
+"""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from benchmark.attacks import Steps
+from benchmark.digests import digest_of
+from benchmark.errors import lookup
+from benchmark.objectives import OBJECTIVES, Objective
+from benchmark.threat import ThreatModel
+from benchmark.training import Stage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Three stages and the inner attack of adversarial objectives.
+
+    Attributes:
+        id: name in the table.
+        dataset: what it is made for.
+        architecture: its default architecture.
+        pretrain: dense training, shared by all methods.
+        prune: what a method may spend on finding its mask.
+        finetune: training of the surviving weights, every method alike (the dense control too).
+        steps: inner attack of adversarial objectives.
+        warmup: share of pretraining over which the inner epsilon rises (see `Adversarial`).
+    """
+
+    id: str
+    dataset: str
+    architecture: str
+    pretrain: Stage
+    prune: Stage
+    finetune: Stage
+    steps: Steps
+    warmup: Fraction = Fraction(0)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every field."""
+        return digest_of(self)
+
+
+_LONG = Stage(epochs=100, learning_rate=0.1, precision="bfloat16", channels_last=True)
+_SHORT = Stage(
+    epochs=24, learning_rate=0.2, batch_size=256, precision="bfloat16", channels_last=True
+)
+_INNER = Steps(10, Fraction(1, 4))
+
+
+def _images(name: str, dataset: str, long: bool) -> Recipe:
+    base = _LONG if long else _SHORT
+    prune, finetune = (20, 100) if long else (6, 12)
+    return Recipe(
+        id=name,
+        dataset=dataset,
+        architecture="resnet18",
+        pretrain=replace(base, warmup_epochs=1),
+        prune=replace(base, epochs=prune),
+        finetune=replace(base, epochs=finetune, learning_rate=0.01 if long else 0.04),
+        steps=_INNER if long else Steps(7, Fraction(1, 3)),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        id="digits",
+        dataset="digits",
+        architecture="cnn-tiny",
+        pretrain=Stage(epochs=60, learning_rate=0.05, batch_size=64),
+        prune=Stage(epochs=10, learning_rate=0.05, batch_size=64),
+        finetune=Stage(epochs=40, learning_rate=0.05, batch_size=64),
+        steps=Steps(10, Fraction(1, 4)),
+        warmup=Fraction(1, 4),
+    ),
+    "mnist-short": Recipe(
+        id="mnist-short",
+        dataset="mnist",
+        architecture="cnn-small",
+        pretrain=Stage(epochs=6, learning_rate=0.05, weight_decay=1e-4),
+        prune=Stage(epochs=2, learning_rate=0.05, weight_decay=1e-4),
+        finetune=Stage(epochs=4, learning_rate=0.05, weight_decay=1e-4),
+        steps=Steps(7, Fraction(1, 4)),
+        warmup=Fraction(1, 4),
+    ),
+    "cifar10-short": _images("cifar10-short", "cifar10", long=False),
+    "cifar10-literature": _images("cifar10-literature", "cifar10", long=True),
+    "cifar10-jpeg-short": _images("cifar10-jpeg-short", "cifar10-jpeg", long=False),
+    "cifar100-literature": _images("cifar100-literature", "cifar100", long=True),
+    "svhn-literature": _images("svhn-literature", "svhn", long=True),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """Returns a recipe by its id.
+
+    Raises:
+        UnknownName: no such recipe.
+    """
+    return lookup("recipe", name, RECIPES)
+
+
+def objective_of(name: str, threat: ThreatModel, chosen: Recipe, stage: str) -> Objective:
+    """Returns the objective of one stage of a recipe, for a threat model.
+
+    Args:
+        name: objective.
+        threat: ball of the inner attack, where there is one.
+        chosen: the recipe, which sets the inner attack.
+        stage: `pretrain`, `prune` or `finetune`; epsilon ramps only from random weights.
+
+    Raises:
+        UnknownName: no such objective.
+    """
+    objective = lookup("objective", name, OBJECTIVES)(threat)
+    warmup = chosen.warmup if stage == "pretrain" else Fraction(0)
+    changes = {
+        field: value
+        for field, value in (("steps", chosen.steps), ("warmup", warmup))
+        if hasattr(objective, field)
+    }
+    return replace(objective, **changes) if changes else objective  # type: ignore[type-var]
