@@ -1,0 +1,470 @@
+"""Records: a checkpoint under a protocol, as JSON beside its outcomes; and the frame of them all.
+
+A record holds no accuracy. It says what was evaluated (digests), what it cost, and where the
+outcomes are; the frame computes accuracies from outcomes, once.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, ValidationError
+
+from benchmark import outcomes as measured
+from benchmark.digests import digest_of
+from benchmark.errors import ManifestError, RecordError, StorageError, shorten
+from benchmark.evaluations import Bounds, Smoothing
+from benchmark.files import read_bounded, write_atomically
+from benchmark.manifest import Checkpoint, Digest, Line, Manifest, Strict, explain
+from benchmark.outcomes import Bools, Outcomes
+from benchmark.protocols import PROTOCOLS, TIERS, Protocol
+
+LARGEST_RECORD = 16 << 20
+
+
+# A number of something.
+Count = Annotated[int, Field(ge=0)]
+
+
+class Layer(Strict):
+    """Zeros and cost of one prunable parameter, as counted from the evaluated weights."""
+
+    name: Line
+    shape: tuple[Count, ...] = Field(strict=False)
+    zeros: Count
+    total: int = Field(ge=1)
+    multiply_adds_dense: Count
+    multiply_adds_sparse: Count
+
+
+class Size(Strict):
+    """What was counted from the evaluated weights.
+
+    Attributes:
+        layers: one entry a prunable parameter.
+        weight_zeros: zeros in all tensors named weight, norms included.
+        weight_total: entries of those tensors.
+        parameter_zeros: zeros in all parameters.
+        parameter_total: all parameters.
+        bytes_stored: size of the weights file.
+        bytes_dense: four bytes a parameter or buffer entry.
+    """
+
+    layers: tuple[Layer, ...] = Field(strict=False, min_length=1)
+    weight_zeros: Count
+    weight_total: int = Field(ge=1)
+    parameter_zeros: Count
+    parameter_total: int = Field(ge=1)
+    bytes_stored: Count
+    bytes_dense: Count
+
+    @property
+    def zeros(self) -> int:
+        """Zeros over prunable parameters."""
+        return sum(layer.zeros for layer in self.layers)
+
+    @property
+    def total(self) -> int:
+        """Prunable parameters."""
+        return sum(layer.total for layer in self.layers)
+
+
+class Cost(Strict):
+    """What one evaluation cost.
+
+    Attributes:
+        seconds: summed over shards, each on one CPU thread or one accelerator.
+        forwards: forward passes, in examples.
+        backwards: backward passes, in examples.
+    """
+
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    forwards: Count
+    backwards: Count
+
+
+class FlagEntry(Strict):
+    """A warning about the evaluation: its name, the share of examples concerned, and a sentence."""
+
+    name: Line
+    rate: float = Field(ge=0, le=1, allow_inf_nan=False)
+    detail: Line
+
+
+class ResultRecord(Strict):
+    """One checkpoint under one protocol.
+
+    Attributes:
+        schema_version: of this format.
+        checkpoint_id: id in the manifest.
+        checkpoint_sha256: of the weights that were evaluated.
+        protocol: id.
+        protocol_version: its version.
+        protocol_digest: its digest.
+        tier: how many of its examples.
+        examples: their number.
+        data_digests: of the examples' pixels and labels, for each tier that the record covers.
+        status: `done`, or `skipped` with a reason.
+        reason: why it was skipped, else empty.
+        size: zeros, parameters and bytes.
+        cost: by evaluation.
+        flags: warnings, each with its rate.
+        environment: versions and device.
+        outcomes_sha256: of the .npz beside this file.
+        content_digest: of everything above but seconds and environment: two runs agree on it.
+    """
+
+    schema_version: Literal[1] = 1
+    checkpoint_id: Line = Field(max_length=200)
+    checkpoint_sha256: Digest
+    protocol: Line
+    protocol_version: int
+    protocol_digest: Digest
+    tier: Line
+    examples: int = Field(ge=1)
+    data_digests: dict[Line, Digest]
+    status: Literal["done", "skipped"] = "done"
+    reason: Line = ""
+    size: Size
+    cost: dict[Line, Cost]
+    flags: tuple[FlagEntry, ...] = Field(strict=False)
+    environment: dict[Line, Line]
+    outcomes_sha256: Digest
+    content_digest: Line = ""
+
+
+def content_digest(record: ResultRecord) -> str:
+    """Returns the digest of a record's repeatable content: all but times, machine and itself."""
+    content = record.model_dump(mode="json", exclude={"environment", "content_digest"})
+    for cost in content["cost"].values():
+        del cost["seconds"]
+    return digest_of(content)
+
+
+def slug(checkpoint_id: str) -> str:
+    """Returns the file name stem of a checkpoint's record; different ids never share one.
+
+    >>> slug("dense/digits/cnn-tiny")
+    'dense__digits__cnn-tiny'
+    """
+    return checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
+
+
+def record_path(folder: Path, protocol: str, checkpoint_id: str) -> Path:
+    """Returns where the record of a checkpoint under a protocol lies."""
+    return folder / protocol / f"{slug(checkpoint_id)}.json"
+
+
+def write(folder: Path, record: ResultRecord, outcomes: Outcomes) -> Path:
+    """Writes outcomes, then the record that names their hash; returns the record's path.
+
+    A kill between the two leaves an old record whose hash does not match; it counts as missing, so
+    that the next run writes both.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    data = outcomes.encode()
+    path = record_path(folder, record.protocol, record.checkpoint_id)
+    write_atomically(path.with_suffix(".npz"), data)
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
+    return path
+
+
+def read(path: Path) -> tuple[ResultRecord, Outcomes]:
+    """Returns a record and its outcomes, checked against each other and against their digests.
+
+    Raises:
+        RecordError: a file is missing, damaged or altered.
+    """
+    shown = shorten(str(path), 400)
+    try:
+        record = ResultRecord.model_validate_json(read_bounded(path, LARGEST_RECORD))
+        data = read_bounded(path.with_suffix(".npz"), measured.LARGEST_OUTCOMES)
+    except FileNotFoundError as error:
+        missing = shorten(str(error.filename), 400)
+        raise RecordError(f"expected {missing}, found no such file; evaluate again") from error
+    except (ManifestError, StorageError) as error:
+        raise RecordError(str(error)) from error
+    except ValidationError as error:
+        raise RecordError(
+            f"expected a valid record in {shown}, got {explain(error)}; evaluate again"
+        ) from error
+    if record.content_digest != content_digest(record):
+        raise RecordError(
+            f"expected an unaltered record in {shown}, got another content digest; evaluate again"
+        )
+    outcomes = measured.decode(data, record.outcomes_sha256)
+    if len(outcomes) != record.examples:
+        raise RecordError(
+            f"expected {record.examples} outcomes for {shown}, got {len(outcomes)}; evaluate again"
+        )
+    return record, outcomes
+
+
+def stale(record: ResultRecord, checkpoint: Checkpoint, protocol: Protocol) -> str:
+    """Returns why a record does not speak of this checkpoint and protocol; empty if it does."""
+    checks: tuple[tuple[str, object, object], ...] = (
+        ("checkpoint", record.checkpoint_id, checkpoint.id),
+        ("weights sha256", record.checkpoint_sha256, checkpoint.sha256),
+        ("protocol", record.protocol, protocol.id),
+        ("protocol version", record.protocol_version, protocol.version),
+        ("protocol digest", record.protocol_digest, protocol.digest),
+        ("examples of its tier", record.examples, dict(protocol.tiers).get(record.tier)),
+        ("tiers with data digests", sorted(record.data_digests), _covered(record, protocol)),
+        ("zeros", record.size.zeros, checkpoint.zeros),
+        ("prunable parameters", record.size.total, checkpoint.prunable),
+        ("bytes of weights", record.size.bytes_stored, checkpoint.bytes),
+    )
+    for name, found, expected in checks:
+        if found != expected:
+            return f"expected {name} {shorten(str(expected))}, got {shorten(str(found))}"
+    return ""
+
+
+def _covered(record: ResultRecord, protocol: Protocol) -> list[str]:
+    return sorted(name for name, count in protocol.tiers if count <= record.examples)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record with everything the frame needs."""
+
+    checkpoint: Checkpoint
+    protocol: Protocol
+    record: ResultRecord
+    outcomes: Outcomes
+
+
+def load_all(folder: Path, manifest: Manifest) -> list[Row]:
+    """Returns all records of a folder that belong to a manifest, by protocol and checkpoint.
+
+    Raises:
+        RecordError: a record is damaged, stale or in another's place; the message says which.
+        InvariantViolation: outcomes that contradict each other.
+    """
+    known = {entry.id: entry for entry in manifest.checkpoints}
+    return [_load(path, folder, known) for path in sorted(folder.glob("*/*.json"))]
+
+
+def _load(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
+    shown = shorten(str(path), 400)
+    record, outcomes = read(path)
+    if record.protocol not in PROTOCOLS:
+        raise RecordError(
+            f"expected a known protocol in {shown}, got '{shorten(record.protocol)}'; remove the "
+            "record"
+        )
+    if record.checkpoint_id not in known:
+        raise RecordError(
+            f"expected {record.checkpoint_id} in the manifest for {shown}; remove the record or "
+            "restore the entry"
+        )
+    if path != record_path(folder, record.protocol, record.checkpoint_id):
+        # A copy under another name would be one more row.
+        raise RecordError(
+            f"expected the record of {record.checkpoint_id} under its own name, got {shown}; "
+            "remove the copy"
+        )
+    checkpoint, protocol = known[record.checkpoint_id], PROTOCOLS[record.protocol]
+    if reason := stale(record, checkpoint, protocol):
+        raise RecordError(f"{reason} in {shown}; evaluate again with `robustprune run`")
+    measured.check_invariants(outcomes, protocol)
+    return Row(checkpoint, protocol, record, outcomes)
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Returns one line a checkpoint, protocol and tier that its record covers.
+
+    `docs/records.md` lists the columns. A record of a large tier also yields the lines of the
+    smaller ones, from the same outcomes.
+    """
+    lines = [
+        _line(row, tier)
+        for row in rows
+        for tier in TIERS
+        if row.protocol.examples(tier) <= row.record.examples
+    ]
+    return pd.DataFrame(lines)
+
+
+def _line(row: Row, tier: str) -> dict[str, Any]:
+    outcomes = row.outcomes.head(row.protocol.examples(tier))
+    return {
+        **_identity(row, tier),
+        "tier": tier,
+        "examples": len(outcomes),
+        **_accuracies(outcomes, row.protocol),
+        **_size(row.record.size),
+        **_cost(row.record),
+        "attacks": _attacks(outcomes, row.protocol),
+        "curve": _curve(outcomes, row.protocol),
+        "certified_curve": _certified_curve(outcomes, row.protocol),
+        "flags": _flags(row, outcomes),
+        "environment": dict(row.record.environment),
+        "outcomes": _by_example(outcomes, row.protocol),
+    }
+
+
+def _by_example(outcomes: Outcomes, protocol: Protocol) -> dict[str, Bools]:
+    """Returns (N,) bool in example order, for paired tests; only what the protocol measures."""
+    epsilon = protocol.threat.epsilon
+    columns = {
+        "clean": measured.clean_correct(outcomes),
+        "robust": measured.attacked(outcomes, protocol, epsilon),
+    }
+    proven = measured.certified(outcomes, protocol)
+    return columns | ({"certified": proven[epsilon]} if epsilon in proven else {})
+
+
+_COPIED = (
+    *("method", "display_name", "dataset", "architecture", "objective", "structure", "sparsity"),
+    *("seed", "sha256", "paper", "code", "licence", "extra_data", "recipe", "recipe_digest"),
+)
+
+
+def _identity(row: Row, tier: str) -> dict[str, Any]:
+    entry, protocol, record = row.checkpoint, row.protocol, row.record
+    return {
+        "checkpoint_id": entry.id,
+        **{name: getattr(entry, name) for name in _COPIED},
+        "authors": list(entry.authors),
+        "budget": _budget(entry),
+        "protocol": protocol.id,
+        "protocol_version": protocol.version,
+        "protocol_digest": protocol.digest,
+        "data_digest": record.data_digests[tier],
+        "threat": str(protocol.threat),
+        "status": record.status,
+        "reason": record.reason,
+    }
+
+
+def _budget(entry: Checkpoint) -> dict[str, Any]:
+    budget = entry.budget
+    epochs = budget.pretrain_epochs + budget.prune_epochs + budget.finetune_epochs
+    return {"epochs": epochs, **budget.model_dump()}
+
+
+def _accuracies(outcomes: Outcomes, protocol: Protocol) -> dict[str, Any]:
+    found = measured.metrics(outcomes, protocol)
+    smoothing = next((s for _, s in protocol.evaluations if isinstance(s, Smoothing)), None)
+    return {
+        "clean_accuracy": found.clean,
+        "pgd_accuracy": found.pgd,
+        "autoattack_accuracy": found.autoattack,
+        "robust_accuracy": found.robust,
+        "certified_accuracy": found.certified,
+        "smoothed_accuracy": found.smoothed,
+        "smoothed_radius": float(protocol.smoothed_radius),
+        "smoothed_sigma": float("nan") if smoothing is None else smoothing.sigma,
+        "smoothed_examples": found.smoothed_examples,
+    }
+
+
+def _size(size: Size) -> dict[str, Any]:
+    # From the count of what is left: 1 - zeros / total would be off by a rounding.
+    density = (size.total - size.zeros) / size.total
+    return {
+        "measured_sparsity": size.zeros / size.total,
+        "sparsity_weights": size.weight_zeros / size.weight_total,
+        "sparsity_parameters": size.parameter_zeros / size.parameter_total,
+        "density": density,
+        "compression_ratio": 1 / density if density else float("inf"),
+        "multiply_adds_dense": sum(layer.multiply_adds_dense for layer in size.layers),
+        "multiply_adds_sparse": sum(layer.multiply_adds_sparse for layer in size.layers),
+        "bytes_stored": size.bytes_stored,
+        "bytes_dense": size.bytes_dense,
+        "layers": [_layer(layer) for layer in size.layers],
+    }
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "shape": list(layer.shape),
+        "zeros": layer.zeros,
+        "total": layer.total,
+        "multiply_adds": layer.multiply_adds_sparse,
+    }
+
+
+def _cost(record: ResultRecord) -> dict[str, Any]:
+    return {
+        "seconds": sum(cost.seconds for cost in record.cost.values()),
+        "cost": {name: cost.model_dump() for name, cost in record.cost.items()},
+    }
+
+
+def _attacks(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+    """Returns, by attack, how many examples it saw and how many it broke."""
+    correct = int(measured.clean_correct(outcomes).sum())
+    evaluations = dict(protocol.evaluations)
+    remaining = correct
+    lines = []
+    for attack, epsilon, was_broken in measured.broken(outcomes, protocol):
+        member = attack not in evaluations
+        count = int(was_broken.sum())
+        lines.append(
+            {
+                "name": attack,
+                "evaluation": "autoattack" if member else attack,
+                "epsilon": str(epsilon),
+                "attempted": remaining if member else correct,
+                "broken": count,
+            }
+        )
+        # AutoAttack's members see only the survivors of those before them.
+        remaining -= count if member else 0
+    return lines
+
+
+def _curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+    """Returns robust accuracy at every epsilon attacked, smallest first, 0 (clean) included."""
+    epsilons = sorted({epsilon for _, epsilon, _ in measured.broken(outcomes, protocol)})
+    points = [{"epsilon": "0", "value": 0.0, "robust_accuracy": _clean(outcomes)}]
+    for epsilon in epsilons:
+        robust = float(measured.attacked(outcomes, protocol, epsilon).mean())
+        points.append({"epsilon": str(epsilon), "value": float(epsilon), "robust_accuracy": robust})
+    return points
+
+
+def _clean(outcomes: Outcomes) -> float:
+    return float(measured.clean_correct(outcomes).mean())
+
+
+def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+    """Returns certified accuracy at every certified epsilon, and whose bound was the best."""
+    bounds = next(((n, s) for n, s in protocol.evaluations if isinstance(s, Bounds)), None)
+    if bounds is None:
+        return []
+    name, settings = bounds
+    lines = []
+    for epsilon, proven in measured.certified(outcomes, protocol).items():
+        best = outcomes.columns[f"{name}.method@{epsilon}"]
+        lines.append(
+            {
+                "epsilon": str(epsilon),
+                "value": float(epsilon),
+                "certified_accuracy": float(proven.mean()),
+                "methods": {
+                    method: int((proven & (best == index)).sum())
+                    for index, method in enumerate(settings.methods)
+                },
+            }
+        )
+    return lines
+
+
+def _flags(row: Row, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Returns the record's stored flags and those that this tier's outcomes decide."""
+    from_outcomes = [asdict(flag) for flag in measured.flags_of(outcomes, row.protocol)]
+    # AutoAttack warns of these two by shard; the outcomes say it with the tier's own rate.
+    decided = {flag["name"] for flag in from_outcomes}
+    decided |= {"zero-gradients", "square-lowers-accuracy"}
+    stored = [flag.model_dump() for flag in row.record.flags if flag.name not in decided]
+    return sorted(from_outcomes + stored, key=lambda flag: str(flag["name"]))

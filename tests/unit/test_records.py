@@ -1,0 +1,458 @@
+"""Records: bound to checkpoint, protocol and outcomes; the frame counts, and never stores twice."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from small_outcomes import EXAMPLES, LARGE, MAIN, SMALL, SMALL_PROTOCOL, blank, consistent
+from small_project import claims, entry, network
+from test_manifest import without_words
+
+from benchmark import records
+from benchmark.digests import sha256_of_bytes
+from benchmark.errors import InvariantViolation, RecordError, StorageError
+from benchmark.evaluations import AutoAttack, Clean
+from benchmark.manifest import Checkpoint, Manifest
+from benchmark.outcomes import Outcomes, metrics
+from benchmark.protocols import PROTOCOLS
+from benchmark.pruning import measure
+from benchmark.records import ResultRecord, Row
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# What `docs/records.md` promises; leaderboard and report read nothing else.
+COLUMNS = {
+    *("checkpoint_id", "method", "display_name", "dataset", "architecture", "objective"),
+    *("structure", "sparsity", "seed", "sha256", "authors", "paper", "code", "licence"),
+    *("extra_data", "recipe", "recipe_digest", "budget"),
+    *("protocol", "protocol_version", "protocol_digest", "data_digest", "tier", "examples"),
+    *("threat", "status", "reason"),
+    *("clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "robust_accuracy"),
+    *("certified_accuracy", "smoothed_accuracy", "smoothed_radius", "smoothed_sigma"),
+    *("smoothed_examples", "measured_sparsity", "sparsity_weights", "sparsity_parameters"),
+    *("density", "compression_ratio", "multiply_adds_dense", "multiply_adds_sparse"),
+    *("bytes_stored", "bytes_dense", "seconds", "layers", "attacks", "curve"),
+    *("certified_curve", "flags", "cost", "environment", "outcomes"),
+}
+
+
+def one_line(error: BaseException) -> str:
+    message = str(error)
+    assert message.isprintable() and len(message) < 1200
+    assert message.startswith("expected ") and ("got " in message or "found " in message)
+    return message
+
+
+@pytest.fixture(autouse=True)
+def _known_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, SMALL_PROTOCOL.id, SMALL_PROTOCOL)
+
+
+CHECKPOINT = entry(bytes=900)
+FOUND = measure(network(), (1, 8, 8))
+SIZE = {
+    "layers": [asdict(layer) for layer in FOUND.layers],
+    "weight_zeros": FOUND.weight_zeros,
+    "weight_total": FOUND.weight_total,
+    "parameter_zeros": FOUND.parameter_zeros,
+    "parameter_total": FOUND.parameter_total,
+    "bytes_stored": CHECKPOINT.bytes,
+    "bytes_dense": 40_000,
+}
+
+
+def record_of(outcomes: Outcomes, **changes: Any) -> ResultRecord:
+    """Returns a record of some outcomes that keeps every promise, then changed and signed."""
+    fields = {
+        "checkpoint_id": CHECKPOINT.id,
+        "checkpoint_sha256": CHECKPOINT.sha256,
+        "protocol": SMALL_PROTOCOL.id,
+        "protocol_version": SMALL_PROTOCOL.version,
+        "protocol_digest": SMALL_PROTOCOL.digest,
+        "tier": "full",
+        "examples": len(outcomes),
+        "data_digests": dict.fromkeys(("quick", "standard", "full"), "2" * 64),
+        "size": SIZE,
+        "cost": {
+            "clean": {"seconds": 0.25, "forwards": 80, "backwards": 40},
+            "pgd": {"seconds": 1.5, "forwards": 900, "backwards": 800},
+        },
+        "flags": [{"name": "randomised-output", "rate": 0.5, "detail": "two passes differ"}],
+        "environment": {"torch": "2.14", "device": "cpu"},
+        "outcomes_sha256": sha256_of_bytes(outcomes.encode()),
+    }
+    record = ResultRecord.model_validate_json(json.dumps({**fields, **changes}))
+    return record.model_copy(update={"content_digest": records.content_digest(record)})
+
+
+def stored(folder: Path, outcomes: Outcomes | None = None, **changes: Any) -> Path:
+    outcomes = outcomes or consistent(0)
+    return records.write(folder, record_of(outcomes, **changes), outcomes)
+
+
+def load(folder: Path, *entries: Checkpoint) -> list[Row]:
+    return records.load_all(folder, Manifest(checkpoints=entries or (CHECKPOINT,)))
+
+
+def test_schema_is_frozen() -> None:
+    """A change here needs a new schema version and a reader for the old one."""
+    golden = json.loads((GOLDEN / "record.schema.json").read_text())
+    assert without_words(ResultRecord.model_json_schema()) == golden
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    outcomes = consistent(0)
+    path = stored(tmp_path, outcomes)
+    assert path == records.record_path(tmp_path, "small-linf", CHECKPOINT.id)
+    assert path.parent == tmp_path / "small-linf"
+    record, found = records.read(path)
+    assert record == record_of(outcomes)
+    assert found.columns.keys() == outcomes.columns.keys()
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
+    first = path.read_bytes(), path.with_suffix(".npz").read_bytes()
+    stored(tmp_path, outcomes)
+    assert (path.read_bytes(), path.with_suffix(".npz").read_bytes()) == first
+
+
+def test_records_hold_no_accuracy(tmp_path: Path) -> None:
+    assert "accuracy" not in stored(tmp_path).read_text()
+
+
+def test_content_digest_ignores_time_and_machine_only() -> None:
+    outcomes = consistent(0)
+    first = record_of(outcomes)
+    cost = {name: {**c.model_dump(), "seconds": 9.0} for name, c in first.cost.items()}
+    assert record_of(outcomes, cost=cost).content_digest == first.content_digest
+    assert record_of(outcomes, environment={}).content_digest == first.content_digest
+    cost["pgd"]["forwards"] += 1
+    for change in (
+        {"cost": cost},
+        {"data_digests": dict.fromkeys(("quick", "standard", "full"), "3" * 64)},
+        {"flags": []},
+        {"outcomes_sha256": "3" * 64},
+        {"tier": "quick"},
+        {"size": {**SIZE, "weight_zeros": 1}},
+    ):
+        assert record_of(outcomes, **change).content_digest != first.content_digest
+
+
+ids = some.lists(some.text("ab_:-.", min_size=1, max_size=4), min_size=2, max_size=3)
+
+
+@given(one=ids, other=ids)
+def test_different_ids_never_share_a_file(one: list[str], other: list[str]) -> None:
+    first, second = "/".join(one), "/".join(other)
+    assert (records.slug(first) == records.slug(second)) == (first == second)
+    assert "/" not in records.slug(first)
+
+
+def test_ids_that_a_plain_replacement_would_merge() -> None:
+    names = ("a__b/c", "a/b__c", "a/b/c", "folder:x", "folder_x", "a_/b", "a/_b", "a:b", "a_cb")
+    assert len({records.slug(name) for name in names}) == len(names)
+
+
+def damaged(path: Path) -> str:
+    with pytest.raises(RecordError) as raised:
+        records.read(path)
+    message = one_line(raised.value)
+    assert any(step in message for step in ("evaluate again", "restore", "check the path"))
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"1", b"2", 1)),
+        lambda path: path.write_bytes(b"\x80\x04K\x01."),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: os.truncate(path, 1 << 40),
+    ],
+)
+def test_damaged_files_are_refused(
+    tmp_path: Path, suffix: str, damage: Callable[[Path], object]
+) -> None:
+    path = stored(tmp_path)
+    damage(path.with_suffix(suffix))
+    damaged(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"examples": 40', '"examples": 41', "content digest"),
+        ('"zeros": ', '"zeros": 1', "content digest"),
+        ('"rate": 0.5', '"rate": 0.0', "content digest"),
+        ('"rate": 0.5', '"rate": 1.5', "flags.0.rate"),
+        ('"rate": 0.5', '"rate": NaN', "flags.0.rate"),
+        ('"examples": 40', '"examples": "40"', "examples"),
+        ('"status": "done"', '"status": "great"', "status"),
+        ('"weight_total": 9872', '"weight_total": 0', "size.weight_total"),
+        ('"forwards": 80', '"forwards": -80', "cost.clean.forwards"),
+        ('"tier": "full"', '"tier": "full", "extra": 1', "extra"),
+        ('"tier": "full"', '"tier": "a\\u001b[2Jb"', "tier"),
+        ('"torch": "2.14"', '"torch\\n": "2.14"', "environment"),
+        ('"schema_version": 1', '"schema_version": 2', "schema_version"),
+    ],
+)
+def test_altered_records_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    path = stored(tmp_path)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    assert message in damaged(path)
+
+
+def test_altered_and_signed_again_is_caught_by_the_outcomes(tmp_path: Path) -> None:
+    outcomes = consistent(0)
+    path = stored(tmp_path, outcomes, examples=41)
+    assert "expected 41 outcomes" in damaged(path)
+    records.write(tmp_path, record_of(outcomes), consistent(1))
+    assert "sha256" in damaged(path)
+
+
+def test_a_kill_between_the_two_files_is_noticed(tmp_path: Path) -> None:
+    """The outcomes are new, the record is old: refused, so the next run writes both."""
+    path = stored(tmp_path, consistent(0))
+    path.with_suffix(".npz").write_bytes(consistent(1).encode())
+    assert "sha256" in damaged(path)
+    stored(tmp_path, consistent(1))
+    records.read(path)
+
+
+def test_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stored(tmp_path, consistent(0))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        stored(tmp_path, consistent(1))
+    monkeypatch.undo()
+    record, _ = records.read(path)
+    assert record == record_of(consistent(0))
+    assert len(list(path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"checkpoint_sha256": "9" * 64}, "weights sha256 1111"),
+        ({"protocol_digest": "9" * 64}, "protocol digest"),
+        ({"protocol_version": 2}, "protocol version 3, got 2"),
+        ({"tier": "standard"}, "examples of its tier 20, got 40"),
+        ({"tier": "huge"}, "examples of its tier None, got 40"),
+        ({"size": {**SIZE, "layers": SIZE["layers"][:2]}}, "zeros 8885, got"),
+        ({"size": {**SIZE, "bytes_stored": 1}}, "bytes of weights 900, got 1"),
+    ],
+)
+def test_stale_records_are_refused_with_the_reason(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    outcomes = consistent(0)
+    assert records.stale(record_of(outcomes), CHECKPOINT, SMALL_PROTOCOL) == ""
+    assert reason in records.stale(record_of(outcomes, **changes), CHECKPOINT, SMALL_PROTOCOL)
+    stored(tmp_path, outcomes, **changes)
+    with pytest.raises(RecordError) as raised:
+        load(tmp_path)
+    message = one_line(raised.value)
+    assert reason in message and "robustprune run" in message and str(tmp_path) in message
+
+
+def test_records_of_other_things_are_stale() -> None:
+    record = record_of(consistent(0))
+    assert "checkpoint" in records.stale(record, entry(seed=1), SMALL_PROTOCOL)
+    other = replace(SMALL_PROTOCOL, id="other-linf")
+    assert "expected protocol other-linf" in records.stale(record, CHECKPOINT, other)
+    changed = replace(SMALL_PROTOCOL, seed=1)
+    assert "protocol digest" in records.stale(record, CHECKPOINT, changed)
+
+
+def test_unknown_protocol_and_checkpoint_are_refused(tmp_path: Path) -> None:
+    stored(tmp_path / "a", protocol="p" * 200)
+    with pytest.raises(RecordError, match="expected a known protocol") as raised:
+        records.load_all(tmp_path / "a", Manifest(checkpoints=(CHECKPOINT,)))
+    one_line(raised.value)
+    stored(tmp_path / "b")
+    with pytest.raises(RecordError, match="in the manifest"):
+        load(tmp_path / "b", entry(seed=1))
+
+
+def test_a_copy_of_a_record_is_no_second_row(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    for suffix in (".json", ".npz"):
+        copy = path.with_name(f"copy{suffix}")
+        copy.write_bytes(path.with_suffix(suffix).read_bytes())
+    with pytest.raises(RecordError, match="under its own name") as raised:
+        load(tmp_path)
+    one_line(raised.value)
+
+
+def test_contradicting_outcomes_stop_loading(tmp_path: Path) -> None:
+    columns = blank()
+    columns[f"bounds.margin@{MAIN}"][0] = 1
+    columns["autoattack.broken_by"][0] = 0
+    stored(tmp_path, Outcomes(columns))
+    with pytest.raises(InvariantViolation, match="yet broken"):
+        load(tmp_path)
+
+
+def test_no_records_no_rows(tmp_path: Path) -> None:
+    assert load(tmp_path) == [] and load(tmp_path / "none") == []
+    assert len(records.frame([])) == 0
+
+
+def test_rows_come_in_order(tmp_path: Path) -> None:
+    entries = [entry(seed=seed, bytes=900) for seed in (2, 0, 1)]
+    for made in entries:
+        stored(tmp_path, checkpoint_id=made.id)
+    assert [row.checkpoint.seed for row in load(tmp_path, *entries)] == [0, 1, 2]
+
+
+def frame_of(tmp_path: Path, outcomes: Outcomes, **changes: Any) -> Any:
+    stored(tmp_path, outcomes, **changes)
+    return records.frame(load(tmp_path))
+
+
+def test_frame_has_exactly_the_promised_columns(tmp_path: Path) -> None:
+    assert set(frame_of(tmp_path, consistent(0)).columns) == COLUMNS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_tier_equals_a_recomputation_on_its_prefix(tmp_path: Path, seed: int) -> None:
+    outcomes = consistent(seed)
+    frame = frame_of(tmp_path, outcomes)
+    assert frame["tier"].tolist() == ["quick", "standard", "full"]
+    assert frame["examples"].tolist() == [10, 20, EXAMPLES]
+    for _, line in frame.iterrows():
+        prefix = Outcomes({n: v[: line["examples"]] for n, v in outcomes.columns.items()})
+        found = metrics(prefix, SMALL_PROTOCOL)
+        for name in ("clean", "pgd", "autoattack", "robust", "certified", "smoothed"):
+            assert line[f"{name}_accuracy"] == getattr(found, name)
+        by_example = line["outcomes"]
+        assert all(len(values) == line["examples"] for values in by_example.values())
+        for name in ("clean", "robust", "certified"):
+            assert by_example[name].mean() == line[f"{name}_accuracy"]
+
+
+def test_a_small_record_yields_its_tiers_only(tmp_path: Path) -> None:
+    digests = dict.fromkeys(("quick", "standard"), "2" * 64)
+    frame = frame_of(tmp_path, consistent(0, 20), tier="standard", data_digests=digests)
+    assert frame["tier"].tolist() == ["quick", "standard"]
+
+
+def test_line_by_hand(tmp_path: Path) -> None:
+    columns = blank()
+    columns["clean.prediction"][0] += 1
+    for name in columns:
+        if ".broken_" in name:
+            columns[name][0] = -2
+    columns["autoattack.broken_by"][1:8] = [0, 0, 0, 1, 1, 3, 3]
+    columns[f"pgd.broken_step@{MAIN}"][1:3] = 4
+    columns[f"curve.broken_step@{SMALL}"][8] = 1
+    columns[f"curve.broken_step@{LARGE}"][1:21] = 0
+    columns[f"bounds.margin@{SMALL}"][30:40] = 1
+    columns[f"bounds.method@{SMALL}"][35:40] = 1
+    columns[f"bounds.margin@{MAIN}"][38:40] = 1
+    line = frame_of(tmp_path, Outcomes(columns)).iloc[2].to_dict()
+    attacks = [(a["name"], a["evaluation"], a["attempted"], a["broken"]) for a in line["attacks"]]
+    assert attacks == [
+        ("pgd", "pgd", 39, 2),
+        ("curve", "curve", 39, 1),
+        ("curve", "curve", 39, 20),
+        ("apgd-ce", "autoattack", 39, 3),
+        ("apgd-t", "autoattack", 36, 2),
+        ("fab-t", "autoattack", 34, 0),
+        ("square", "autoattack", 34, 2),
+    ]
+    curve = [(p["epsilon"], p["value"], p["robust_accuracy"]) for p in line["curve"]]
+    assert curve == [
+        ("0", 0.0, 39 / 40),
+        ("1/20", 0.05, 38 / 40),
+        ("1/10", 0.1, 31 / 40),
+        ("1/5", 0.2, 19 / 40),
+    ]
+    proven = [
+        (p["epsilon"], p["certified_accuracy"], p["methods"]) for p in line["certified_curve"]
+    ]
+    assert proven == [
+        ("1/20", 10 / 40, {"ibp": 5, "crown": 5}),
+        ("1/10", 2 / 40, {"ibp": 2, "crown": 0}),
+        ("1/5", 0.0, {"ibp": 0, "crown": 0}),
+    ]
+    assert line["robust_accuracy"] == 31 / 40 and line["certified_accuracy"] == 2 / 40
+    assert line["pgd_accuracy"] == 37 / 40 and line["autoattack_accuracy"] == 32 / 40
+    assert line["smoothed_radius"] == 0.5 and line["smoothed_sigma"] == 0.25
+    assert line["smoothed_examples"] == 15
+    assert line["seconds"] == 1.75 and line["cost"]["pgd"]["forwards"] == 900
+    assert line["threat"] == "Linf 1/10" and line["protocol_version"] == 3
+    assert line["authors"] == ["Ada Müller", "Bo Li"]
+    assert line["budget"]["epochs"] == 3 and line["budget"]["device"] == "cpu"
+
+
+def test_sizes_by_hand(tmp_path: Path) -> None:
+    line = frame_of(tmp_path, consistent(0)).iloc[0].to_dict()
+    assert (claims(network())["zeros"], claims(network())["prunable"]) == (8885, 9872)
+    assert line["measured_sparsity"] == 8885 / 9872 and line["density"] == 987 / 9872
+    assert line["compression_ratio"] == pytest.approx(9872 / 987, rel=1e-15)
+    assert line["sparsity_weights"] == 8885 / 9872
+    # Zero biases: 16 + 32 + 10 of them.
+    assert line["sparsity_parameters"] == (8885 + 58) / (9872 + 58)
+    # 8x8, then 4x4 positions, then one.
+    assert line["multiply_adds_dense"] == 64 * 144 + 16 * 4608 + 5120
+    assert [layer["zeros"] for layer in line["layers"]] == [130, 4147, 4608]
+    assert line["multiply_adds_sparse"] == 64 * 14 + 16 * 461 + 512
+    assert line["layers"][0] == {
+        "name": "body.0.weight",
+        "shape": [16, 1, 3, 3],
+        "zeros": 130,
+        "total": 144,
+        "multiply_adds": 64 * 14,
+    }
+    assert (line["bytes_stored"], line["bytes_dense"]) == (900, 40_000)
+
+
+def test_an_empty_network_compresses_without_bound(tmp_path: Path) -> None:
+    gone = entry(sparsity=1.0, zeros=9872, bytes=900)
+    layers = [{**layer, "zeros": layer["total"]} for layer in SIZE["layers"]]
+    stored(tmp_path, checkpoint_id=gone.id, size={**SIZE, "layers": layers})
+    line = records.frame(load(tmp_path, gone)).iloc[0]
+    assert line["density"] == 0 and line["compression_ratio"] == float("inf")
+
+
+def test_flags_of_outcomes_carry_the_tiers_own_rate(tmp_path: Path) -> None:
+    """Shards warned of two of them; the outcomes know better. Others are passed on."""
+    columns = blank()
+    columns["clean.zero_gradient"][[0, 39]] = True
+    flags = [
+        {"name": "zero-gradients", "rate": 1.0, "detail": "a shard"},
+        {"name": "square-lowers-accuracy", "rate": 1.0, "detail": "a shard"},
+        {"name": "softmax-output", "rate": 0.25, "detail": "outputs are probabilities"},
+    ]
+    frame = frame_of(tmp_path, Outcomes(columns), flags=flags)
+    found = [[(f["name"], f["rate"]) for f in line] for line in frame["flags"]]
+    assert found[0] == [("softmax-output", 0.25), ("zero-gradients", 0.1)]
+    assert found[2] == [("softmax-output", 0.25), ("zero-gradients", 0.05)]
+
+
+def test_protocols_without_some_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = replace(SMALL_PROTOCOL, evaluations=(("clean", Clean()), ("autoattack", AutoAttack())))
+    monkeypatch.setitem(PROTOCOLS, bare.id, bare)
+    line = frame_of(tmp_path, consistent(0), protocol_digest=bare.digest).iloc[0].to_dict()
+    assert np.isnan(line["pgd_accuracy"]) and np.isnan(line["certified_accuracy"])
+    assert np.isnan(line["smoothed_accuracy"]) and np.isnan(line["smoothed_sigma"])
+    assert line["certified_curve"] == [] and set(line["outcomes"]) == {"clean", "robust"}
