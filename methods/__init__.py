@@ -1,0 +1,340 @@
+"""The registry of pruning methods: the contract, how methods are found, and what is checked.
+
+A method is one file in this folder, or an entry point of the group `robustprune.methods` in any
+installed package. Its file is loaded when the method is looked up, not when the registry is, so a
+broken plug-in cannot break the listing. First-party files get no privilege.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import entry_points
+from typing import ClassVar, Protocol, TypeVar, get_args, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.datasets import Split
+from benchmark.errors import BenchmarkError, ContractError, lookup, shorten
+from benchmark.objectives import Objective
+from benchmark.pruning import (
+    STRUCTURES,
+    Mask,
+    Scope,
+    Structure,
+    check_mask,
+    prunable_parameters,
+)
+from benchmark.training import Run, Stage, fit
+
+GROUP = "robustprune.methods"
+
+# Names become parts of checkpoint ids, file names and addresses.
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_LONGEST_NAME = 60
+
+
+@dataclass(frozen=True)
+class Info:
+    """Who made a method and where it is described; copied into manifest entries.
+
+    Attributes:
+        title: name in tables.
+        authors: of the method.
+        paper: reference with year and, where there is one, arXiv number.
+        code: address of the authors' code, or empty.
+        summary: one sentence.
+    """
+
+    title: str
+    authors: tuple[str, ...]
+    paper: str
+    code: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the engine hands a method.
+
+    Attributes:
+        sparsity: share of units to remove, exact, in [0, 1].
+        structure: what a unit is.
+        split: training examples; never test data.
+        objective: the loss of this cell, which every method of the cell shares.
+        stage: what the method may spend on training of its own.
+        run: device, seed, augmentation and a file for resumption.
+        generator: source of every draw outside training, on the CPU.
+    """
+
+    sparsity: Fraction
+    structure: Structure
+    split: Split
+    objective: Objective
+    stage: Stage
+    run: Run
+    generator: torch.Generator
+
+    def fit(self, model: nn.Module, mask: Mask | None = None) -> tuple[float, ...]:
+        """Trains a model in place with the cell's loss and returns the mean loss of each epoch.
+
+        Args:
+            model: trained for the stage's epochs.
+            mask: entries held at zero meanwhile.
+        """
+        run = dataclasses.replace(self.run, mask=mask)
+        return fit(model, self.split, self.objective, self.stage, run)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a method hands back.
+
+    Attributes:
+        model: the network, its removed weights exactly zero.
+        mask: what was removed.
+    """
+
+    model: nn.Module
+    mask: Mask
+
+
+@runtime_checkable
+class Method(Protocol):
+    """The contract: a frozen dataclass of hyper-parameters, all with defaults, with one verb.
+
+    Attributes:
+        info: who and where.
+        structures: what it can remove.
+        scope: whether each layer or only the whole meets the sparsity exactly.
+        trains: whether it spends the prune stage's epochs.
+        largest_sparsity: in [0, 1]; 0 for the dense control.
+    """
+
+    info: ClassVar[Info]
+    structures: ClassVar[tuple[Structure, ...]]
+    scope: ClassVar[Scope]
+    trains: ClassVar[bool]
+    largest_sparsity: ClassVar[Fraction]
+
+    def compress(self, model: nn.Module, task: Task) -> Pruned:
+        """Returns the pruned network; may train `model` in place through the task."""
+
+
+MethodType = TypeVar("MethodType", bound=type)
+
+_registered: dict[str, type] = {}
+
+
+def register(name: str) -> Callable[[MethodType], MethodType]:
+    """Returns a class decorator that registers a method under a name.
+
+    Args:
+        name: lower-case words joined by hyphens, such as `lwm-global`.
+
+    Raises:
+        ContractError: the class lacks a part of the contract, or the name belongs to another class.
+    """
+
+    def decorate(method: MethodType) -> MethodType:
+        if reason := _shortcoming(name, method):
+            raise ContractError(
+                f"expected method '{shorten(name)}' to keep the contract, got {reason}"
+            )
+        known = _registered.get(name, method)
+        owner = _files().get(name, method.__module__)
+        inside = f"{method.__module__}.".startswith(f"{owner}.")
+        if _address(known) != _address(method) or not inside:
+            raise ContractError(
+                f"expected a new name for {_address(method)}, got '{shorten(name)}', which belongs "
+                f"to {owner if known is method else _address(known)}"
+            )
+        _registered[name] = method
+        return method
+
+    return decorate
+
+
+def _shortcoming(name: str, method: object) -> str:
+    """Returns what a class lacks of the contract, or an empty string."""
+    parts = ("info", "structures", "scope", "trains", "largest_sparsity", "compress")
+    missing = [part for part in parts if not hasattr(method, part)]
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        return f"a name that is not lower-case words joined by hyphens, {_LONGEST_NAME} letters"
+    if not isinstance(method, type) or not dataclasses.is_dataclass(method):
+        return "something else than a dataclass"
+    if missing:
+        return f"a dataclass without {', '.join(missing)}"
+    if not getattr(method, "__dataclass_params__").frozen:  # noqa: B009  # unknown to type checkers
+        return "a dataclass that is not frozen"
+    return _misdeclared(method)
+
+
+def _misdeclared(method: type) -> str:
+    """Returns which attributes of a method have values that the engine cannot work with."""
+    kind: type[Method] = method
+    known = {
+        "info": isinstance(kind.info, Info),
+        "structures": len(kind.structures) > 0 and set(kind.structures) <= set(STRUCTURES),
+        "scope": kind.scope in get_args(Scope),
+        "trains": isinstance(kind.trains, bool),
+        "largest_sparsity": isinstance(kind.largest_sparsity, Fraction)
+        and 0 <= kind.largest_sparsity <= 1,
+    }
+    empty = (dataclasses.MISSING, dataclasses.MISSING)
+    for field in dataclasses.fields(method):
+        known[field.name] = (field.default, field.default_factory) != empty
+    wrong = [name for name, right in known.items() if not right]
+    return f"no default, or an unknown value, for {', '.join(wrong)}" if wrong else ""
+
+
+def _address(method: type) -> str:
+    return f"{method.__module__}.{method.__qualname__}"
+
+
+def _files() -> dict[str, str]:
+    """Returns the modules of this folder by method name, without importing them."""
+    return {
+        module.name.replace("_", "-"): f"{__name__}.{module.name}"
+        for module in pkgutil.iter_modules(__path__)
+        if not module.name.startswith("_")
+    }
+
+
+def _sources() -> dict[str, list[tuple[str, Callable[[], object]]]]:
+    """Returns, by method name, every place it comes from and what loads it from there."""
+    sources: dict[str, list[tuple[str, Callable[[], object]]]] = {}
+    for name, module in _files().items():
+        sources.setdefault(name, []).append((module, _loader(name, module)))
+    for entry in entry_points(group=GROUP):
+        # One package seen through two folders of the path is still one.
+        if entry.value not in [place for place, _ in sources.get(entry.name, [])]:
+            sources.setdefault(entry.name, []).append((entry.value, entry.load))
+    for name, kind in _registered.items():
+        sources.setdefault(name, [(_address(kind), _constant(kind))])
+    return sources
+
+
+def _constant(kind: type) -> Callable[[], object]:
+    return lambda: kind
+
+
+def names() -> list[str]:
+    """Returns the names of all methods: this folder's, installed plug-ins', and registered ones."""
+    return sorted(_sources())
+
+
+def method(name: str) -> type[Method]:
+    """Returns a method class by name, loading its file.
+
+    Raises:
+        UnknownName: no such method; near matches are named.
+        ContractError: its file does not load, or does not register that name, or several packages
+            claim it.
+    """
+    places = lookup("method", name, _sources())
+    if len(places) > 1:
+        raise ContractError(
+            f"expected one source of method '{shorten(name)}', got "
+            f"{' and '.join(place for place, _ in places)}; uninstall or rename one"
+        )
+    place, load = places[0]
+    try:
+        loaded = load()
+    except BenchmarkError:
+        raise
+    except (Exception, SystemExit) as error:  # a plug-in may fail in any way while it loads
+        raise ContractError(
+            f"expected method '{shorten(name)}' to load from {shorten(place)}, got "
+            f"{type(error).__name__}: {shorten(str(error))}"
+        ) from error
+    if not isinstance(loaded, type):
+        raise ContractError(
+            f"expected method '{shorten(name)}' to be a class, got {type(loaded).__name__}"
+        )
+    return register(name)(loaded)
+
+
+def _loader(name: str, module: str) -> Callable[[], object]:
+    def load() -> object:
+        importlib.import_module(module)
+        if name not in _registered:
+            raise ContractError(f"expected {module} to register '{name}', got no such name")
+        return _registered[name]
+
+    return load
+
+
+def supports(kind: type[Method], name: str, sparsity: Fraction, structure: Structure) -> str:
+    """Returns why a method cannot do this, or an empty string if it can."""
+    if structure not in kind.structures:
+        return f"{name} prunes {', '.join(kind.structures)}, not {structure}"
+    if sparsity > kind.largest_sparsity:
+        return f"{name} reaches sparsity {float(kind.largest_sparsity):g}, not {float(sparsity):g}"
+    return ""
+
+
+def compress(name: str, chosen: Method, model: nn.Module, task: Task) -> Pruned:
+    """Runs a method and checks everything it promises.
+
+    Args:
+        name: of the method, for messages.
+        chosen: the method with its hyper-parameters.
+        model: the pretrained network; the method may change it.
+        task: what it gets.
+
+    Raises:
+        ContractError: names the method and the broken promise.
+    """
+    if reason := supports(type(chosen), name, task.sparsity, task.structure):
+        raise ContractError(f"expected a combination that works, got: {reason}")
+    tensors = _tensors(model)
+    try:
+        pruned = chosen.compress(model, task)
+        _check(pruned, tensors, chosen, task)
+    except ContractError as error:
+        raise ContractError(f"method '{name}' broke its contract: {error}") from error
+    return pruned
+
+
+def _tensors(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()}
+
+
+def _check(
+    pruned: object,
+    tensors: dict[str, tuple[torch.Size, torch.dtype]],
+    chosen: Method,
+    task: Task,
+) -> None:
+    """Checks type, keys, counts, zeros, gradients and logits of a method's result."""
+    if not isinstance(pruned, Pruned) or not isinstance(pruned.mask, Mask):
+        raise ContractError(f"expected Pruned(model, Mask), got {type(pruned).__name__}")
+    if _tensors(pruned.model) != tensors:
+        raise ContractError("expected the tensors of the network it was given, got others")
+    check_mask(pruned.mask, pruned.model, task.sparsity, chosen.scope, task.structure)
+    parameters = prunable_parameters(pruned.model)
+    for key, kept in pruned.mask.items():
+        if bool((parameters[key].detach().cpu()[~kept] != 0).any()):
+            raise ContractError(f"expected removed weights of {key} to be exactly 0, got others")
+    # Finetuning would leave a frozen weight as it is without a word.
+    if frozen := [key for key, p in pruned.model.named_parameters() if not p.requires_grad]:
+        raise ContractError(f"expected parameters that can be finetuned, got frozen {frozen[0]}")
+    if not bool(torch.isfinite(_logits(pruned.model, task.split)).all()):
+        raise ContractError("expected finite logits, got NaN or infinity")
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, split: Split) -> Tensor:
+    """Returns (n, K) logits of the first few training examples, in eval mode."""
+    device = next(model.parameters()).device
+    inputs = split.inputs(torch.arange(min(8, len(split)))).to(device)
+    modes = [(module, module.training) for module in model.modules()]
+    logits: Tensor = model.eval()(inputs)
+    for module, training in modes:
+        module.training = training
+    return logits
