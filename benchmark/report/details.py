@@ -1,0 +1,406 @@
+"""From one checkpoint's ranked rows to its page: small frozen values, every number in words."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from benchmark.leaderboard import has_result
+from benchmark.report.curves import SecurityCurve, security_curve
+from benchmark.report.views import (
+    BoardRow,
+    ProtocolPage,
+    Row,
+    Share,
+    board_row,
+    checkpoint_path,
+    counted,
+    display_name,
+    notes,
+    share,
+)
+from benchmark.report.wording import (
+    MISSING,
+    count,
+    duration,
+    entries,
+    items,
+    link,
+    mapping,
+    number,
+    percent,
+    scaled,
+    text,
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name with its value; `href` is safe to link to, `code` asks for a monospaced value."""
+
+    label: str
+    value: str
+    href: str = ""
+    code: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's sparsity."""
+
+    name: str
+    shape: str
+    zeros: str
+    total: str
+    multiply_adds: str
+    sparsity: Share
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How many examples an attack was tried on and how many of them it broke."""
+
+    name: str
+    evaluation: str
+    epsilon: str
+    attempted: str
+    broken: str
+    share: Share
+
+
+@dataclass(frozen=True)
+class EpsilonRow:
+    """Accuracies at one epsilon; `methods` says which bound proved how many examples."""
+
+    epsilon: str
+    protocol: bool
+    robust: Share
+    certified: Share
+    methods: str
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What an evaluation cost."""
+
+    evaluation: str
+    seconds: str
+    forwards: str
+    backwards: str
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a checkpoint's page; each is empty where the record has nothing for it."""
+
+    attacks: tuple[Attack, ...]
+    epsilons: tuple[EpsilonRow, ...]
+    layers: tuple[Layer, ...]
+    costs: tuple[CostRow, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The lists of names and values of a checkpoint's page."""
+
+    summary: tuple[Fact, ...]
+    smoothed: tuple[Fact, ...]
+    sparsity: tuple[Fact, ...]
+    budget: tuple[Fact, ...]
+    environment: tuple[Fact, ...]
+    provenance: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """A checkpoint under a protocol: its fullest tier in detail, its other tiers in a line each.
+
+    Attributes:
+        name: as displayed.
+        path: of its page under the site.
+        tier: the one in detail; `tiers` holds (name, examples, row) of all.
+        status: `done`, `skipped` or `failed`, the latter two with a reason.
+        seconds: what the whole evaluation took.
+        line: its row on the board.
+        robust: accuracy under every attack.
+        notes: what else must be said about the row.
+        curve: accuracies against epsilon, where known.
+        python: how to load and evaluate it in Python; `shell` does so on the command line.
+    """
+
+    name: str
+    path: str
+    tier: str
+    status: str
+    reason: str
+    examples: str
+    threat: str
+    seconds: str
+    line: BoardRow
+    tiers: tuple[tuple[str, str, BoardRow], ...]
+    robust: Share
+    notes: tuple[str, ...]
+    facts: Facts
+    tables: Tables
+    curve: SecurityCurve | None
+    python: str
+    shell: str
+
+
+def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
+    """Returns the view of one checkpoint.
+
+    Args:
+        page: the protocol.
+        rows: the checkpoint's ranked rows under it, one a tier.
+    """
+    ordered = sorted(rows, key=lambda row: (not has_result(row), -_examples(row), str(row["tier"])))
+    row = ordered[0]
+    return CheckpointView(
+        name=display_name(row),
+        path=checkpoint_path(row),
+        tier=text(row["tier"]),
+        status=text(row["status"]),
+        reason=text(row.get("reason"), 400),
+        examples=count(row.get("examples")),
+        threat=text(row.get("threat")) or page.threat,
+        seconds=duration(row.get("seconds")),
+        line=board_row(row, page),
+        tiers=tuple(
+            (text(r["tier"]), count(r.get("examples")), board_row(r, page)) for r in ordered
+        ),
+        robust=share(row, "robust_accuracy"),
+        notes=notes(row, page),
+        facts=_facts(row),
+        tables=Tables(_attacks(row), _epsilons(row), _layers(row), _costs(row)),
+        curve=security_curve(row),
+        python=_python(row),
+        shell=_shell(row),
+    )
+
+
+def _facts(row: Row) -> Facts:
+    environment = sorted(mapping(row.get("environment")).items())
+    return Facts(
+        summary=_summary(row),
+        smoothed=_smoothed(row),
+        sparsity=_sparsity(row),
+        budget=_budget(row),
+        environment=tuple(Fact(text(name, 40), text(value, 120)) for name, value in environment),
+        provenance=_provenance(row),
+    )
+
+
+def _examples(row: Row) -> float:
+    examples = number(row.get("examples"))
+    return examples if math.isfinite(examples) else 0.0
+
+
+def _summary(row: Row) -> tuple[Fact, ...]:
+    facts = (
+        Fact("method", text(row["method"], 60)),
+        Fact("objective", text(row["objective"], 60)),
+        Fact("architecture", text(row["architecture"], 60)),
+        Fact("structure", text(row["structure"], 60)),
+        Fact("sparsity", f"{percent(number(row.get('measured_sparsity')))} %"),
+        Fact("data set", text(row["dataset"], 60)),
+        Fact("seed", text(row.get("seed"), 20)),
+    )
+    return tuple(fact for fact in facts if fact.value)
+
+
+def _smoothed(row: Row) -> tuple[Fact, ...]:
+    accuracy = number(row.get("smoothed_accuracy"))
+    if not math.isfinite(accuracy):
+        return ()
+    counted_share = counted(accuracy, number(row.get("smoothed_examples")))
+    note = f"95 % interval {counted_share.interval} %" if counted_share.interval else ""
+    return (
+        Fact(
+            "certified accuracy of the smoothed classifier", f"{counted_share.printed} %", note=note
+        ),
+        Fact("L2 radius", _plain(row.get("smoothed_radius"))),
+        Fact("sigma", _plain(row.get("smoothed_sigma"))),
+        Fact("examples", count(row.get("smoothed_examples"))),
+    )
+
+
+def _plain(value: object) -> str:
+    amount = number(value)
+    return f"{amount:.4g}" if math.isfinite(amount) else text(value, 120) or MISSING
+
+
+def _attacks(row: Row) -> tuple[Attack, ...]:
+    """Returns the attacks at the protocol's own epsilon, then those at others."""
+    found = tuple(
+        Attack(
+            name=text(attack.get("name"), 40),
+            evaluation=text(attack.get("evaluation"), 40),
+            epsilon=text(attack.get("epsilon"), 20) or text(row.get("threat")).partition(" ")[2],
+            attempted=count(attack.get("attempted")),
+            broken=count(attack.get("broken")),
+            share=Share(
+                number(attack.get("broken")) / _examples(row) if _examples(row) else math.nan,
+                reason="no examples",
+            ),
+        )
+        for attack in entries(row.get("attacks"))
+    )
+    own = text(row.get("threat")).partition(" ")[2]
+    return tuple(sorted(found, key=lambda attack: not _same(attack.epsilon, own)))
+
+
+def _epsilons(row: Row) -> tuple[EpsilonRow, ...]:
+    """Returns the union of the epsilons above 0 attacked and certified, ascending."""
+    robust = {number(entry.get("value")): entry for entry in entries(row.get("curve"))}
+    certified = {number(entry.get("value")): entry for entry in entries(row.get("certified_curve"))}
+    own = text(row.get("threat")).partition(" ")[2]
+    found = []
+    for value in sorted(value for value in {*robust, *certified} if value > 0):
+        attacked, proven = robust.get(value, {}), certified.get(value, {})
+        printed = text((attacked or proven).get("epsilon"), 20)
+        methods = mapping(proven.get("methods"))
+        found.append(
+            EpsilonRow(
+                epsilon=printed,
+                protocol=_same(printed, own),
+                robust=_at(attacked, "robust_accuracy", row, "not attacked at this epsilon"),
+                certified=_at(proven, "certified_accuracy", row, "no bounds at this epsilon"),
+                methods=", ".join(f"{text(m, 20)} {count(n)}" for m, n in sorted(methods.items())),
+            )
+        )
+    return tuple(found)
+
+
+def _same(first: str, second: str) -> bool:
+    try:
+        return Fraction(first) == Fraction(second)
+    except (ValueError, ZeroDivisionError):
+        return first == second
+
+
+def _at(entry: Mapping[str, Any], column: str, row: Row, reason: str) -> Share:
+    value = number(entry.get(column))
+    return (
+        counted(value, _examples(row)) if math.isfinite(value) else Share(math.nan, reason=reason)
+    )
+
+
+def _sparsity(row: Row) -> tuple[Fact, ...]:
+    def shown(column: str) -> str:
+        value = number(row.get(column))
+        return f"{100 * value:.2f} %" if math.isfinite(value) else MISSING
+
+    def before_after(before: str, after: str, unit: str = "") -> str:
+        return f"{scaled(row.get(before), unit)} → {scaled(row.get(after), unit)}"
+
+    ratio = number(row.get("compression_ratio"))
+    return (
+        Fact("sparsity (prunable parameters)", shown("measured_sparsity")),
+        Fact("claimed", shown("sparsity")),
+        Fact("share of zeros in all weights", shown("sparsity_weights")),
+        Fact("share of zeros in all parameters", shown("sparsity_parameters")),
+        Fact("density", shown("density")),
+        Fact("compression ratio", f"{ratio:.4g}×" if math.isfinite(ratio) else MISSING),
+        Fact(
+            "multiply-adds, dense → sparse",
+            before_after("multiply_adds_dense", "multiply_adds_sparse"),
+        ),
+        Fact("bytes, dense → stored", before_after("bytes_dense", "bytes_stored", "B")),
+    )
+
+
+def _layers(row: Row) -> tuple[Layer, ...]:
+    found = []
+    for layer in entries(row.get("layers")):
+        zeros, total = number(layer.get("zeros")), number(layer.get("total"))
+        shape = "×".join(text(side, 12) for side in items(layer.get("shape")))
+        value = zeros / total if total else math.nan
+        found.append(
+            Layer(
+                name=text(layer.get("name"), 80),
+                shape=shape,
+                zeros=count(zeros),
+                total=count(total),
+                multiply_adds=scaled(layer.get("multiply_adds")),
+                sparsity=Share(value, reason="no weights"),
+            )
+        )
+    return tuple(found)
+
+
+BUDGET = {
+    "epochs": "epochs",
+    "pretrain_epochs": "of these: pretrain",
+    "prune_epochs": "of these: prune",
+    "finetune_epochs": "of these: finetune",
+    "attack_steps": "attack steps in training",
+    "hours": "hours",
+    "device": "device",
+}
+
+
+def _budget(row: Row) -> tuple[Fact, ...]:
+    budget = mapping(row.get("budget"))
+    ordered = sorted(
+        budget, key=lambda name: (list(BUDGET).index(name) if name in BUDGET else 99, name)
+    )
+    facts = [Fact("recipe", text(row.get("recipe"), 60), code=True)]
+    for name in ordered:
+        label = BUDGET.get(name, text(name, 40).replace("_", " "))
+        facts.append(Fact(label, _plain(budget[name])))
+    return tuple(fact for fact in facts if fact.value)
+
+
+def _costs(row: Row) -> tuple[CostRow, ...]:
+    return tuple(
+        CostRow(
+            text(name, 40),
+            duration(mapping(cost).get("seconds")),
+            scaled(mapping(cost).get("forwards")),
+            scaled(mapping(cost).get("backwards")),
+        )
+        for name, cost in mapping(row.get("cost")).items()
+    )
+
+
+def _provenance(row: Row) -> tuple[Fact, ...]:
+    paper, code = text(row.get("paper"), 300), text(row.get("code"), 300)
+    facts = (
+        Fact("checkpoint", text(row["checkpoint_id"], 300), code=True),
+        Fact("sha256 of the weights", text(row.get("sha256"), 64), code=True),
+        Fact("authors", ", ".join(text(author, 80) for author in items(row.get("authors")))),
+        Fact("paper", paper, href=link(paper)),
+        Fact("code", code, href=link(code)),
+        Fact("licence", text(row.get("licence"), 60)),
+        Fact("extra data", text(row.get("extra_data"), 120) or "none"),
+        Fact("protocol", _protocol(row)),
+        Fact("protocol digest", text(row.get("protocol_digest"), 64), code=True),
+        Fact("data digest", text(row.get("data_digest"), 64), code=True),
+    )
+    return tuple(fact for fact in facts if fact.value)
+
+
+def _protocol(row: Row) -> str:
+    return f"{text(row['protocol'])}, version {text(row.get('protocol_version'), 20)}"
+
+
+def _python(row: Row) -> str:
+    name, protocol, tier = _address(row)
+    return (
+        "import benchmark\n\n"
+        f"model = benchmark.load_model({name!a})  # inputs in [0, 1], logits out\n"
+        f"record = benchmark.evaluate({name!a}, {protocol!a}, tier={tier!a})"
+    )
+
+
+def _shell(row: Row) -> str:
+    name, protocol, tier = (shlex.quote(part) for part in _address(row))
+    return f"robustprune evaluate {name} --protocol {protocol} --tier {tier}"
+
+
+def _address(row: Row) -> tuple[str, str, str]:
+    return text(row["checkpoint_id"], 300), text(row["protocol"]), text(row["tier"])
