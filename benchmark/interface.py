@@ -1,0 +1,80 @@
+"""The public Python interface, stable: what the README shows."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from benchmark import manifest, records
+from benchmark.outcomes import flags_of, metrics
+from benchmark.pipeline import Evaluation, Project, evaluate_all, evaluate_model
+from benchmark.pipeline import results as frame_of
+from benchmark.pipeline.project import MANIFEST, find_root
+from benchmark.protocols import Protocol
+from benchmark.protocols import protocol as find_protocol
+
+
+def project(root: Path | str | None = None) -> Project:
+    """Returns the project at a folder, or the nearest with a manifest from the current folder up.
+
+    Data sets are looked for under the environment variable ROBUSTPRUNE_DATA.
+    """
+    data = os.environ.get("ROBUSTPRUNE_DATA")
+    folder = find_root(Path.cwd()) if root is None else Path(root)
+    if root is None and not (folder / MANIFEST).is_file():
+        # Called from elsewhere, an editable installation still knows its own checkout.
+        folder = find_root(Path(__file__).resolve().parent)
+    return Project(root=folder.resolve(), data_root=Path(data) if data else None)
+
+
+def load_model(checkpoint_id: str, *, root: Path | str | None = None) -> nn.Module:
+    """Returns a checkpoint's network, in eval mode on the CPU: (N, C, H, W) in [0, 1] to (N, K).
+
+    Args:
+        checkpoint_id: as in the manifest; `robustprune list checkpoints` shows all.
+        root: project folder; the nearest one by default.
+
+    Raises:
+        UnknownName: no such checkpoint; near matches are named.
+        ManifestError: its file is missing, altered, or not what the manifest claims.
+    """
+    where = project(root)
+    return manifest.load_model(where.manifest().find(checkpoint_id), where.root)
+
+
+def evaluate(
+    model: nn.Module | str,
+    protocol: str | Protocol,
+    *,
+    tier: str = "quick",
+    root: Path | str | None = None,
+) -> Evaluation:
+    """Evaluates a network or a checkpoint under a protocol.
+
+    Args:
+        model: a network with inputs in [0, 1] and logits out, or a checkpoint id. A checkpoint's
+            record is stored and reused; a bare network's is not stored.
+        protocol: id or value.
+        tier: quick, standard or full.
+        root: project folder; the nearest one by default.
+
+    Returns:
+        Outcomes, one row an example, and the accuracies computed from them.
+    """
+    where = project(root)
+    chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if not isinstance(model, str):
+        return evaluate_model(where, model, chosen, tier)
+    entry = where.manifest().find(model)
+    evaluate_all(where, [entry], chosen, tier)
+    record, outcomes = records.read(records.record_path(where.results, chosen.id, entry.id))
+    head = outcomes.head(chosen.examples(tier))
+    return Evaluation(
+        chosen, tier, metrics(head, chosen), head, flags_of(head, chosen), record.cost, record
+    )
+
+
+def results(*, root: Path | str | None = None) -> pd.DataFrame:
+    """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
+    return frame_of(project(root)).drop(columns="outcomes", errors="ignore")

@@ -1,0 +1,19 @@
+"""Compress, evaluate and report: the only place where registry, training loop and store meet."""
+
+from benchmark.pipeline.compressing import Order, compress_all, plan_orders
+from benchmark.pipeline.evaluating import Evaluation, evaluate_all, evaluate_model
+from benchmark.pipeline.project import Project, Watch
+from benchmark.pipeline.reporting import report, results
+
+__all__ = [
+    "Evaluation",
+    "Order",
+    "Project",
+    "Watch",
+    "compress_all",
+    "evaluate_all",
+    "evaluate_model",
+    "plan_orders",
+    "report",
+    "results",
+]

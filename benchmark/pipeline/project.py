@@ -1,0 +1,67 @@
+"""Where a project's files lie, and how progress is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.manifest import Manifest, read_manifest
+
+MANIFEST = "checkpoints_manifest.json"
+
+# Called with (done, in all, what was done last).
+Watch = Callable[[int, int, str], None]
+
+
+def find_root(start: Path) -> Path:
+    """Returns the nearest folder at or above `start` that holds a manifest, else `start`."""
+    for folder in (start, *start.parents):
+        if (folder / MANIFEST).is_file():
+            return folder
+    return start
+
+
+def silent(done: int, total: int, text: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a manifest, and the machine's part of a run.
+
+    Attributes:
+        root: folder of `checkpoints_manifest.json`.
+        data_root: where data sets lie, or None for embedded data only.
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        workers: processes, 0 to choose by machine.
+        download: fetch missing data sets where there is a network.
+    """
+
+    root: Path
+    data_root: Path | None = None
+    device: str = "auto"
+    workers: int = 0
+    download: bool = False
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest."""
+        return self.root / MANIFEST
+
+    @property
+    def results(self) -> Path:
+        """Records, one folder a protocol."""
+        return self.root / "reports" / "results"
+
+    @property
+    def site(self) -> Path:
+        """Rendered pages."""
+        return self.root / "reports" / "site"
+
+    @property
+    def cache(self) -> Path:
+        """Shards, pretrained networks and training states: all of it can be remade."""
+        return self.root / ".cache"
+
+    def manifest(self) -> Manifest:
+        """Returns the manifest as it is on disk now."""
+        return read_manifest(self.manifest_path)

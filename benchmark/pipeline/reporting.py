@@ -1,0 +1,89 @@
+"""From records to the ranked frame and the pages."""
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark import leaderboard, records
+from benchmark.attacks import Steps
+from benchmark.datasets import DATASETS
+from benchmark.errors import RecordError
+from benchmark.evaluations import Settings
+from benchmark.pipeline.project import Project
+from benchmark.protocols import PROTOCOLS, Protocol
+from benchmark.report import ProtocolPage, render
+
+# What each evaluation does, in the words of the pages.
+_WORDS = {
+    "clean": "Clean: predictions on unmodified inputs",
+    "bounds": "Bounds: proven lower bounds of the margin, the best of",
+    "pgd": "PGD on cross-entropy",
+    "autoattack": "AutoAttack, version standard",
+    "smoothing": "Randomized smoothing (Cohen et al. 2019)",
+}
+
+
+def results(project: Project) -> pd.DataFrame:
+    """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
+    table = records.frame(records.load_all(project.results, project.manifest()))
+    return leaderboard.rank(table) if len(table) else table
+
+
+def report(project: Project) -> list[Path]:
+    """Renders the site from records alone and returns the files written.
+
+    Raises:
+        RecordError: there is no record at all, or one that is damaged or stale.
+    """
+    table = records.frame(records.load_all(project.results, project.manifest()))
+    if not len(table):
+        raise RecordError(
+            f"expected records under {project.results}, found none; run `robustprune run` first"
+        )
+    return render(table, project.site, {name: page(p) for name, p in PROTOCOLS.items()})
+
+
+def page(protocol: Protocol) -> ProtocolPage:
+    """Returns what the pages say about a protocol."""
+    data = DATASETS[protocol.dataset]
+    settings = [(name, _in_words(s)) for name, s in protocol.evaluations]
+    settings += [
+        ("shard", f"{protocol.shard_size} examples, the batch of AutoAttack's random draws"),
+        ("seed", str(protocol.seed)),
+        ("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"),
+    ]
+    return ProtocolPage(
+        id=protocol.id,
+        title=f"{data.title}, {protocol.threat}",
+        threat=str(protocol.threat),
+        version=protocol.version,
+        digest=protocol.digest,
+        description=(
+            f"{data.title} ({'×'.join(map(str, data.shape))}, {data.classes} classes). "
+            f"An adversary may change each input within {protocol.threat}, inside the box [0, 1]. "
+            "Examples come from one fixed, class-balanced list of the test split; smaller tiers "
+            "are its prefixes."
+        ),
+        settings=settings,
+        tiers=dict(protocol.tiers),
+    )
+
+
+def _in_words(settings: Settings) -> str:
+    """Returns an evaluation with every setting, in words."""
+    parts = [_WORDS[settings.kind]]
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if value != ():
+            parts.append(f"{field.name.replace('_', ' ')} {_value(value)}")
+    return ", ".join(parts)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Steps):
+        return f"{value.count} of size {value.size} epsilon"
+    if isinstance(value, tuple):
+        return " ".join(_value(item) for item in value)
+    return str(value) if isinstance(value, Fraction | str) else f"{value:,}"

@@ -1,0 +1,227 @@
+"""The corridor, end to end on digits: manifest to pages through the command line, then refusals."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fast import DENSE, FAST, SPARSE, make_project
+
+from benchmark import interface, records
+from benchmark.errors import RecordError
+from benchmark.manifest import Manifest, write_manifest
+from benchmark.pipeline import Project, evaluate_all, evaluate_model, report, results
+from benchmark.pipeline.shards import read_shard
+from benchmark.protocols import PROTOCOLS
+
+
+def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark.cli", "--root", str(project.root), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": str(project.root)},
+    )
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose two checkpoints were evaluated under the real protocol's quick tier."""
+    project = make_project(tmp_path_factory.mktemp("board"), DENSE, SPARSE)
+    done = command(project, "run", "--protocol", "digits-linf", "--tier", "quick")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.slow
+def test_manifest_to_pages(board: Project) -> None:
+    index = (board.site / "index.html").read_text()
+    assert "digits-linf" in index
+    page = (board.site / "digits-linf" / "index.html").read_text()
+    rows = records.load_all(board.results, board.manifest())
+    assert {row.checkpoint.id for row in rows} == {DENSE, SPARSE}
+    for row in rows:
+        frame = records.frame([row])
+        line = frame.iloc[0]
+        assert line.certified_accuracy <= line.robust_accuracy <= line.clean_accuracy
+        assert line.robust_accuracy <= min(line.pgd_accuracy, line.autoattack_accuracy)
+        assert f"{100 * line.robust_accuracy:.1f}" in page
+    assert not re.search(r"\bnan\b|https?://[^\"'<]*\.(js|css|woff)", page)
+
+
+@pytest.mark.slow
+def test_rendering_twice_gives_the_same_bytes(board: Project) -> None:
+    def snapshot() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in board.site.rglob("*") if p.is_file()}
+
+    report(board)
+    first = snapshot()
+    report(board)
+    assert snapshot() == first
+
+
+@pytest.mark.slow
+def test_second_run_recomputes_nothing(board: Project) -> None:
+    stamps = {p: p.stat().st_mtime_ns for p in board.results.rglob("*.npz")}
+    done = command(board, "run", "--protocol", "digits-linf", "--tier", "quick")
+    assert done.returncode == 0, done.stderr
+    assert "0 evaluated, 2 up to date" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in board.results.rglob("*.npz")} == stamps
+
+
+@pytest.mark.slow
+def test_python_interface(board: Project) -> None:
+    model = interface.load_model(SPARSE, root=board.root)
+    assert not model.training
+    stored = interface.evaluate(SPARSE, "digits-linf", root=board.root)
+    assert stored.record is not None
+    frame = interface.results(root=board.root)
+    line = frame[(frame.checkpoint_id == SPARSE) & (frame.tier == "quick")].iloc[0]
+    assert line.robust_accuracy == stored.metrics.robust
+
+
+def test_bare_network_gets_the_same_outcomes(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entry = project.manifest().find(SPARSE)
+    evaluate_all(project, [entry], FAST, "standard")
+    _, stored = records.read(records.record_path(project.results, FAST.id, SPARSE))
+    bare = evaluate_model(project, interface.load_model(SPARSE, root=tmp_path), FAST, "standard")
+    assert bare.record is None
+    assert bare.outcomes.columns.keys() == stored.columns.keys()
+    assert bare.outcomes.encode() == stored.encode()
+
+
+def test_shards_keep_the_adversarial_inputs(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
+    shards = [read_shard(path) for path in (project.cache / "shards").rglob("autoattack-*.npz")]
+    kept = sum(len(p) for s in shards if s for p, _ in s.adversarial.values())
+    _, outcomes = records.read(records.record_path(project.results, FAST.id, SPARSE))
+    assert kept == int((outcomes.columns["autoattack.broken_by"] >= 0).sum())
+
+
+def test_stale_records_are_refused_and_made_again(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entry = project.manifest().find(SPARSE)
+    evaluate_all(project, [entry], FAST, "quick")
+    path = records.record_path(project.results, FAST.id, SPARSE)
+    content = json.loads(path.read_text())
+
+    for field, wrong, reason in (
+        ("checkpoint_sha256", "0" * 64, "weights sha256"),
+        ("protocol_digest", "1" * 64, "protocol digest"),
+        ("data_digests", {"quick": "2" * 64}, "data digest"),
+    ):
+        altered = records.ResultRecord.model_validate_json(json.dumps(content | {field: wrong}))
+        digest = records.content_digest(altered)
+        path.write_text(json.dumps(content | {field: wrong, "content_digest": digest}))
+        if field != "data_digests":  # reports do not read data
+            with pytest.raises(RecordError, match=reason):
+                results(project)
+        [(name, why)] = evaluate_all(project, [entry], FAST, "quick")
+        assert name == SPARSE
+        assert reason in why
+        assert json.loads(path.read_text())[field] == content[field]
+
+
+def test_altered_record_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
+    path = records.record_path(project.results, FAST.id, SPARSE)
+    path.write_text(path.read_text().replace('"zeros": 8885', '"zeros": 8886'))
+    text = path.read_text()
+    path.write_text(re.sub(r'"parameter_zeros": \d+', '"parameter_zeros": 1', text))
+    with pytest.raises(RecordError, match="content digest"):
+        results(project)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["evaluate", "dense/digits/cnn-tiny/adversarial/unstructured-0/seed1"], 3, "did you mean"),
+        (["run", "--protocol", "digit-linf"], 3, "did you mean digits-linf"),
+        (["run", "--protocol", "digits-linf", "--tier", "huge"], 3, "unknown tier"),
+        (["compress", "lwm-layer-wise"], 3, "did you mean lwm-layerwise"),
+        (["compress", "random", "--recipe", "digit"], 3, "did you mean digits"),
+        (["compress", "random", "--objective", "adversary"], 3, "did you mean adversarial"),
+        (["compress", "random", "--sparsity", "1.5"], 7, "expected a sparsity in"),
+        (["compress", "random", "--architecture", "cnn-tin"], 3, "did you mean cnn-tiny"),
+        (["compress", "random", "--recipe", "mnist-short"], 5, "ROBUSTPRUNE_DATA"),
+        (["--device", "tpu9", "evaluate", DENSE], 7, "expected a device"),
+        (["list", "method"], 3, "did you mean methods"),
+        (["--root", "/dev/null", "list", "checkpoints"], 0, ""),
+        (["report"], 9, "found none"),
+        (["evaluate"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_refusals_are_one_line_with_their_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    done = command(make_project(tmp_path, DENSE), *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    if code > 2:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_missing_data_names_the_next_step(tmp_path: Path) -> None:
+    project = make_project(tmp_path, DENSE)
+    done = command(project, "run", "--protocol", "mnist-linf")
+    assert done.returncode == 5
+    assert "--data-root" in done.stderr
+
+
+def test_options_may_stand_behind_the_command(tmp_path: Path) -> None:
+    project = make_project(tmp_path, DENSE)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark.cli", "list", "checkpoints", "--root", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+    )
+    assert done.returncode == 0
+    assert DENSE in done.stdout.replace("\n", "")
+    assert project.root == tmp_path
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from benchmark.errors import StorageError
+
+    project = make_project(tmp_path, SPARSE)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
+    written = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert all(p.suffix in (".safetensors", ".json") for p in written), written
+    monkeypatch.undo()
+    evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
+    assert len(results(project)) == 1
+
+
+def test_empty_manifest_is_no_board(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "checkpoints_manifest.json", Manifest())
+    with pytest.raises(RecordError, match="found none"):
+        report(Project(tmp_path))
+
+
+def test_every_protocol_has_a_page() -> None:
+    from benchmark.pipeline.reporting import page
+
+    for protocol in PROTOCOLS.values():
+        words = page(protocol)
+        assert words.digest == protocol.digest
+        assert [name for name, _ in words.settings][: len(protocol.evaluations)] == [
+            name for name, _ in protocol.evaluations
+        ]

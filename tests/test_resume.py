@@ -1,0 +1,121 @@
+"""Kill at any moment, run again: the same record, bit for bit, and nothing finished is redone."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fast import DENSE, FAST, SPARSE, make_project
+
+from benchmark import records
+from benchmark.pipeline import Project, evaluate_all
+
+DRIVER = Path(__file__).with_name("drive_fast.py")
+
+
+def start(project: Project, workers: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), str(project.root), str(workers)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def contents(project: Project) -> dict[str, tuple[str, bytes]]:
+    """Returns, by checkpoint, the repeatable content and the outcomes' bytes."""
+    found = {}
+    for entry in project.manifest().checkpoints:
+        path = records.record_path(project.results, FAST.id, entry.id)
+        record, _ = records.read(path)
+        found[entry.id] = (record.content_digest, path.with_suffix(".npz").read_bytes())
+    return found
+
+
+def finished_shards(project: Project) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in (project.cache / "shards").rglob("*.npz")}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, bytes]]:
+    project = make_project(tmp_path_factory.mktemp("reference"), DENSE, SPARSE)
+    evaluate_all(project, project.manifest().checkpoints, FAST, "full")
+    return contents(project)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments(
+    tmp_path: Path, workers: int, reference: dict[str, tuple[str, bytes]]
+) -> None:
+    project = make_project(tmp_path, DENSE, SPARSE)
+    moments = random.Random(workers)
+    for _ in range(3):
+        process = start(project, workers)
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = finished_shards(project)
+        deadline = time.monotonic() + moments.uniform(0.3, 3.0 if workers == 1 else 8.0)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
+        process.kill()
+        process.communicate()
+        after = finished_shards(project)
+        assert before.items() <= after.items(), "a finished shard was computed again"
+        assert not list(project.results.rglob("*.json.*")), "a half-written record"
+    process = start(project, workers)
+    out, errors = process.communicate(timeout=120)
+    assert "finished" in out, errors
+    assert contents(project) == reference
+
+
+def test_two_processes_give_the_same_bits_as_none(
+    tmp_path: Path, reference: dict[str, tuple[str, bytes]]
+) -> None:
+    project = make_project(tmp_path, DENSE, SPARSE)
+    out, errors = start(project, 2).communicate(timeout=300)
+    assert "finished" in out, errors
+    assert contents(project) == reference
+
+
+def test_finished_record_is_not_recomputed(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    assert evaluate_all(project, entries, FAST, "quick") == [(SPARSE, "no record")]
+    path = records.record_path(project.results, FAST.id, SPARSE)
+    stamp = path.stat().st_mtime_ns
+    # Without its shards a recomputation would have to attack again and rewrite the record.
+    for shard in (project.cache / "shards").rglob("*.npz"):
+        shard.unlink()
+    assert evaluate_all(project, entries, FAST, "quick") == []
+    assert path.stat().st_mtime_ns == stamp
+    assert not list((project.cache / "shards").rglob("*.npz"))
+
+
+def test_larger_tier_adds_only_new_shards(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    evaluate_all(project, entries, FAST, "quick")
+    before = finished_shards(project)
+    assert evaluate_all(project, entries, FAST, "standard") == [(SPARSE, "record of tier quick")]
+    after = finished_shards(project)
+    assert before.items() < after.items()
+    # A record of the larger tier speaks for the smaller one too.
+    assert evaluate_all(project, entries, FAST, "quick") == []
+
+
+def test_damaged_shard_is_computed_again(
+    tmp_path: Path, reference: dict[str, tuple[str, bytes]]
+) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    evaluate_all(project, entries, FAST, "full")
+    shards = sorted(finished_shards(project))
+    shards[0].write_bytes(shards[0].read_bytes()[:-7])
+    records.record_path(project.results, FAST.id, SPARSE).unlink()
+    evaluate_all(project, entries, FAST, "full")
+    assert contents(project)[SPARSE] == reference[SPARSE]

@@ -1,0 +1,173 @@
+"""Compress: pretrain (shared), prune, finetune, write; repeatable, resumable, all or nothing."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from benchmark import training
+from benchmark.architectures import build
+from benchmark.datasets import DATASETS
+from benchmark.errors import ContractError
+from benchmark.manifest import Checkpoint, load_model
+from benchmark.pipeline import Order, Project, compress_all, compressing, plan_orders
+from benchmark.pruning import measure, prunable_parameters
+from benchmark.recipes import RECIPES
+
+TINY = replace(
+    RECIPES["digits"],
+    id="tiny",
+    pretrain=replace(RECIPES["digits"].pretrain, epochs=2),
+    finetune=replace(RECIPES["digits"].finetune, epochs=2),
+)
+ORDER = Order(
+    method="lwm-layerwise",
+    architecture="cnn-tiny",
+    objective="adversarial",
+    structure="unstructured",
+    sparsity=Fraction(9, 10),
+    seed=0,
+    recipe="tiny",
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, TINY.id, TINY)
+
+
+def project(root: Path) -> Project:
+    return Project(root, device="cpu", workers=1)
+
+
+def make(root: Path, *orders: Order, **options: bool) -> list[Checkpoint]:
+    return compress_all(project(root), orders, **options)
+
+
+def test_entry_keeps_every_promise(tmp_path: Path) -> None:
+    [entry] = make(tmp_path, ORDER)
+    assert entry.id == "lwm-layerwise/digits/cnn-tiny/adversarial/unstructured-90/seed0"
+    assert project(tmp_path).manifest().find(entry.id) == entry
+    model = load_model(entry, tmp_path)
+    found = measure(model, model.shape)
+    assert (found.zeros, found.total) == (entry.zeros, entry.prunable)
+    expected = sum(round(Fraction(9, 10) * p.numel()) for p in prunable_parameters(model).values())
+    assert found.zeros == expected
+    assert entry.budget.pretrain_epochs == entry.budget.finetune_epochs == 2
+    assert entry.budget.prune_epochs == 0
+    assert entry.budget.attack_steps == TINY.steps.count
+    assert entry.recipe_digest == TINY.digest
+
+
+def test_same_seed_same_bits_other_seed_others(tmp_path: Path) -> None:
+    [first] = make(tmp_path / "first", ORDER)
+    [again] = make(tmp_path / "again", ORDER)
+    [other] = make(tmp_path / "other", replace(ORDER, seed=1))
+    assert first.sha256 == again.sha256
+    assert first.sha256 != other.sha256
+
+
+def test_pretraining_is_shared_between_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = []
+    original = compressing.fit
+
+    def counting(model, split, objective, stage, run):
+        stages.append("pretrain" if run.mask is None else "finetune")
+        return original(model, split, objective, stage, run)
+
+    monkeypatch.setattr(compressing, "fit", counting)
+    make(tmp_path, ORDER, replace(ORDER, method="random"))
+    assert sorted(stages) == ["finetune", "finetune", "pretrain"]
+    assert make(tmp_path, ORDER) == []
+    assert len(stages) == 3
+
+
+def test_fresh_trains_all_again_to_the_same_bits(tmp_path: Path) -> None:
+    [first] = make(tmp_path, ORDER)
+    weights = (tmp_path / first.file).read_bytes()
+    [again] = make(tmp_path, ORDER, fresh=True)
+    assert again.sha256 == first.sha256
+    assert (tmp_path / again.file).read_bytes() == weights
+
+
+def test_interrupted_training_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [expected] = make(tmp_path / "whole", ORDER)
+    epochs = []
+    original = training._epoch
+
+    def failing(*arguments):
+        epochs.append(1)
+        # Falls once in the second epoch of each stage.
+        if len(epochs) in (2, 5):
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", failing)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "parts", ORDER)
+        assert not project(tmp_path / "parts").manifest().checkpoints
+    [entry] = make(tmp_path / "parts", ORDER)
+    assert len(epochs) == 6
+    assert entry.sha256 == expected.sha256
+
+
+def test_other_recipe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [first] = make(tmp_path, ORDER)
+    longer = replace(TINY, finetune=replace(TINY.finetune, epochs=3))
+    monkeypatch.setitem(RECIPES, TINY.id, longer)
+    [second] = make(tmp_path, ORDER)
+    assert second.recipe_digest != first.recipe_digest
+    assert [e.id for e in project(tmp_path).manifest().checkpoints] == [first.id]
+
+
+def test_finetuning_uses_the_cell_s_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    original = compressing.fit
+
+    def spy(model, split, objective, stage, run):
+        losses.append(type(objective).__name__)
+        return original(model, split, objective, stage, run)
+
+    monkeypatch.setattr(compressing, "fit", spy)
+    make(tmp_path, replace(ORDER, objective="trades"), replace(ORDER, objective="benign"))
+    assert losses == ["Trades", "Trades", "Benign", "Benign"]
+
+
+def test_dense_is_planned_once_and_others_where_asked() -> None:
+    levels = [Fraction(0), Fraction(1, 2), Fraction(9, 10)]
+    planned = plan_orders(["dense", "random"], levels, ORDER)
+    assert [(o.method, o.sparsity) for o in planned] == [
+        ("dense", Fraction(0)),
+        ("random", Fraction(1, 2)),
+        ("random", Fraction(9, 10)),
+    ]
+    assert plan_orders(["random"], [Fraction(0)], ORDER)[0].sparsity == 0
+
+
+def test_impossible_combinations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="dense reaches sparsity 0"):
+        make(tmp_path, replace(ORDER, method="dense"))
+
+
+def test_data_set_without_protocol_is_refused() -> None:
+    assert "fashion-mnist" in DATASETS
+    with pytest.raises(ContractError, match="with a protocol"):
+        compressing.threat_of("fashion-mnist")
+
+
+def test_fresh_network_depends_on_the_seed_alone() -> None:
+    first, again = compressing.fresh_network(ORDER), compressing.fresh_network(ORDER)
+    other = compressing.fresh_network(replace(ORDER, seed=1))
+    plain = build("cnn-tiny", shape=(1, 8, 8), classes=10, mean=(0.0,), std=(1.0,))
+    assert first.state_dict().keys() == plain.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert tensor.equal(again.state_dict()[name])
+    assert not first.body[0].weight.equal(other.body[0].weight)
