@@ -1,0 +1,80 @@
+"""Speed, as ratios within one run: `make bench`. Without it each benchmark runs once, as a test."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fast import DENSE, FAST, SPARSE, make_project
+
+from benchmark import weights
+from benchmark.architectures import build, initialise
+from benchmark.manifest import load_model
+from benchmark.pipeline import evaluate_all, report
+from benchmark.pipeline.shards import examples_of, measure_shard
+from benchmark.protocols import PROTOCOLS
+from benchmark.pruning import mask_from_scores, prunable_parameters
+
+Benchmark = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def resnet() -> torch.nn.Module:
+    model = build("resnet18", shape=(3, 32, 32), classes=10, mean=(0.0,) * 3, std=(1.0,) * 3)
+    initialise(model, torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.benchmark(group="selection, 11 million scores")
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
+def test_selection(benchmark: Benchmark, resnet: torch.nn.Module, scope: Any) -> None:
+    scores = {name: p.abs() for name, p in prunable_parameters(resnet).items()}
+    mask = benchmark(lambda: mask_from_scores(scores, 0.99, scope))
+    assert mask.zeros > 0.98 * sum(s.numel() for s in scores.values())
+
+
+@pytest.mark.benchmark(group="weights on disk, 99 % sparse ResNet-18")
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_weights(benchmark: Benchmark, resnet: torch.nn.Module, way: str) -> None:
+    scores = {name: p.abs() for name, p in prunable_parameters(resnet).items()}
+    mask_from_scores(scores, 0.99, "layerwise").apply(resnet)
+    state = resnet.state_dict()
+    data = weights.encode(state)
+    benchmark((lambda: weights.encode(state)) if way == "encode" else lambda: weights.decode(data))
+    assert len(data) < 2_100_000
+
+
+@pytest.mark.benchmark(group="AutoAttack, one shard of digits")
+@pytest.mark.parametrize("way", ["plain pyautoattack", "engine"])
+def test_autoattack(benchmark: Benchmark, tmp_path: Path, way: str) -> None:
+    from pyautoattack import AutoAttack
+
+    project = make_project(tmp_path, SPARSE)
+    protocol = PROTOCOLS["digits-linf"]
+    settings = dict(protocol.evaluations)["autoattack"]
+    # A tenth of Square's queries and of the iterations, for both alike: the ratio is what counts.
+    short = replace(settings, iterations=10, queries=500)  # type: ignore[type-var]
+    shorter = replace(protocol, evaluations=(("autoattack", short),))
+    model = load_model(project.manifest().find(SPARSE), tmp_path).requires_grad_(False)
+    examples = examples_of(project, protocol, 0, protocol.shard_size)
+
+    def plain() -> None:
+        attack = AutoAttack(model, norm="Linf", eps=float(protocol.threat.epsilon), seed=0)
+        attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = 10
+        attack.square.n_queries = 500
+        with torch.random.fork_rng():
+            attack.run_standard_evaluation(examples.inputs, examples.labels, batch_size=100)
+
+    def engine() -> None:
+        measure_shard(model, shorter, "autoattack", examples, 0)
+
+    benchmark(engine if way == "engine" else plain)
+
+
+@pytest.mark.benchmark(group="pages")
+def test_render(benchmark: Benchmark, tmp_path: Path) -> None:
+    project = make_project(tmp_path, DENSE, SPARSE)
+    evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
+    assert benchmark(lambda: report(project))
