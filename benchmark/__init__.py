@@ -10,6 +10,10 @@ from typing import Any
 __all__ = ["evaluate", "load_model", "results"]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     # Loaded on first use: every module of the package passes through here, the low rows included.
     if name in __all__:

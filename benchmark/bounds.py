@@ -5,8 +5,11 @@ older versions of torch and numpy, so three names that it expects are supplied, 
 imported or traces a network, and a fourth is mended in its own class. A plain interval propagation
 beside it needs no library and serves as method `ibp-plain`.
 
-Bounds are computed in float32 with ordinary rounding, so callers ask for a margin above a small
-positive threshold, not above zero.
+Bounds are computed in float32 with ordinary rounding, so callers subtract `rounding_allowance` and
+ask for a margin above a small positive threshold, not above zero.
+
+A network that a method cannot bound raises `UnboundableNetwork`, whatever went wrong inside the
+library or the network; what breaks our own contract raises a plain `ContractError`.
 """
 
 import contextlib
@@ -16,6 +19,8 @@ import importlib
 import inspect
 import io
 import logging
+import random
+import re
 import sys
 import tempfile
 import types
@@ -26,12 +31,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from benchmark.architectures import Classifier, Normalise
-from benchmark.errors import ContractError, ExtraMissing
+from benchmark.errors import ContractError, ExtraMissing, shorten
 from benchmark.threat import TOLERANCE, ThreatModel
 
-Method = Literal["ibp", "crown", "crown-ibp", "alpha-crown", "ibp-plain"]
+BoundMethod = Literal["ibp", "crown", "crown-ibp", "alpha-crown", "ibp-plain"]
 
 # Our names -> the library's.
 ENGINE_METHODS = {
@@ -53,6 +59,26 @@ MONOTONE = (
     nn.Dropout,
 )
 
+# Two passes over one input may differ by rounding, never by this share of the largest logit.
+SAME_ANSWER = 1e-3
+
+# Rounding of a float32 margin bound as a share of the last layer's terms; `rounding_allowance` says
+# why it is enough.
+ROUNDING = 1e-5
+
+
+class UnboundableNetwork(ContractError):
+    """A network that a method cannot bound: nothing is proven, and nothing need be wrong with it.
+
+    Attributes:
+        reason: what went wrong, one short line without addresses, so that it repeats.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        """Takes the whole message, and the reason alone."""
+        super().__init__(message)
+        self.reason = reason
+
 
 # --- plain interval propagation -------------------------------------------------------------------
 
@@ -71,7 +97,7 @@ def interval_bounds(module: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Te
         (N, ...) smallest and (N, ...) largest output values, up to float rounding.
 
     Raises:
-        ContractError: a layer of another kind.
+        UnboundableNetwork: a layer of another kind.
 
     Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation", 2018, equation 6.
     """
@@ -107,9 +133,11 @@ def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Te
     elif isinstance(layer, Normalise):
         centre, spread = layer(centre), radius / layer.std.abs()
     else:
-        raise ContractError(
-            f"expected layers that interval bounds know, got {type(layer).__name__}; "
-            f"use method ibp, which traces any network"
+        kind = shorten(type(layer).__name__)
+        raise UnboundableNetwork(
+            f"expected layers that interval bounds know, got {kind}; "
+            f"use method ibp, which traces any network",
+            f"layer {kind}",
         )
     return centre - spread, centre + spread
 
@@ -151,11 +179,11 @@ class MarginBounds:
     itself is never touched.
     """
 
-    def __init__(self, model: nn.Module, method: Method, chunk: int = 32) -> None:
+    def __init__(self, model: nn.Module, method: BoundMethod, chunk: int = 32) -> None:
         """Prepares bounds by `method`, computed for `chunk` examples at a time to bound the memory.
 
         Raises:
-            ContractError: an unknown method, a chunk below 1, or a network beyond the method.
+            ContractError: an unknown method, or a chunk below 1.
         """
         if method not in METHODS:
             raise ContractError(f"expected a method of {', '.join(METHODS)}, got '{method}'")
@@ -167,10 +195,6 @@ class MarginBounds:
         self._normalise = copied.normalise if isinstance(copied, Classifier) else nn.Identity()
         self._network = copied.body if isinstance(copied, Classifier) else copied
         self._bounded: Any = None
-        if "crown" in method and any(map(_overlaps, self._network.modules())):
-            raise ContractError(
-                f"expected max-poolings side by side for {method}, got overlapping ones; use ibp"
-            )
 
     def __call__(self, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         """Returns lower bounds of the margin, min over j != y of f_y - f_j, around each input.
@@ -189,7 +213,8 @@ class MarginBounds:
             max-pooling, and under alpha-crown, where they decide which slopes are shared.
 
         Raises:
-            ContractError: another norm, labels that do not fit, or a network without bounds.
+            ContractError: another norm, or labels that do not fit.
+            UnboundableNetwork: a network beyond the method.
             ExtraMissing: auto_LiRPA is not installed.
 
         Source: Zhang et al., "Efficient Neural Network Robustness Certification with General
@@ -218,12 +243,15 @@ class MarginBounds:
     def _chunk(self, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
         epsilon = float(threat.epsilon) + TOLERANCE
         with torch.no_grad():
-            # Normalisation inside the bounded graph breaks CROWN on convolutions. It is monotone,
-            # so mapping the box instead is exact for Linf.
-            centre = self._normalise(inputs)
-            lower = self._normalise((inputs - epsilon).clamp(0, 1))
-            upper = self._normalise((inputs + epsilon).clamp(0, 1))
-            rows = specification(labels, self._classes(centre[:1])).to(inputs.dtype)
+            # Normalisation inside the bounded graph breaks CROWN on convolutions. It acts
+            # on each pixel alone, so mapping the box instead is exact for Linf.
+            # A network may overwrite what it is given; the caller's inputs stay.
+            centre = self._normalise(inputs.clone())
+            logits = self._logits(centre)
+            corners = [self._normalise((inputs + side).clamp(0, 1)) for side in (-epsilon, epsilon)]
+            # A negative scale turns the box around, so the smaller corner is not always the first.
+            lower, upper = torch.minimum(*corners), torch.maximum(*corners)
+            rows = specification(labels, logits.shape[-1]).to(inputs.dtype)
         if self.method == "ibp-plain":
             margins = _plain_margins(self._network, lower, upper, rows)
         else:
@@ -231,15 +259,41 @@ class MarginBounds:
         smallest = margins.detach().amin(dim=1).float()
         return torch.where(smallest.isfinite(), smallest, -torch.inf)
 
-    @torch.no_grad()
-    def _classes(self, example: Tensor) -> int:
-        return int(self._network(example).shape[-1])
+    def _logits(self, centre: Tensor) -> Tensor:
+        """Returns (N, K) logits of network inputs; the first time, checks what tracing supposes.
+
+        A graph is traced from one example and then stands for all. That is the network only if its
+        answer depends on the example alone: not on its neighbours, on chance or on a counter.
+        """
+        with _foreign(self.method):
+            logits: Tensor = self._network(centre.clone())
+            alone = logits[:1] if self._bounded is not None else self._network(centre[:1].clone())
+        slack = SAME_ANSWER * logits[:1].abs().amax()
+        # NaN compares false: networks that answer NaN get no bound later on.
+        if bool(((alone - logits[:1]).abs() > slack).any()):
+            raise _unboundable(self.method, "two passes over one input differ")
+        return logits
 
     def _engine_margins(self, box: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> Tensor:
         """Returns (N, K - 1) bounds by auto_LiRPA over a box of network inputs."""
-        if self._bounded is None:
-            self._bounded = _trace(self._network, box[0][:1])
+        if "crown" in self.method and any(map(_overlaps, self._network.modules())):
+            raise _unboundable(self.method, "overlapping max-poolings; use ibp")
+        # A missing package is no property of the network.
         engine = _engine()
+        with _foreign(self.method):
+            if self._bounded is None:
+                self._bounded = _trace(self._network, box[0][:1].clone())
+            try:
+                return self._compute(engine, box, rows)
+            except Exception:
+                # The graph keeps what it had reached; the next call starts afresh.
+                self._bounded = None
+                raise
+
+    def _compute(
+        self, engine: types.ModuleType, box: tuple[Tensor, Tensor, Tensor], rows: Tensor
+    ) -> Tensor:
+        """Returns (N, K - 1) bounds; every line reads or asks the library's graph."""
         centre, lower, upper = box
         region = engine.PerturbationLpNorm(norm=np.inf, eps=None, x_L=lower, x_U=upper)
         bounded_input = engine.BoundedTensor(centre, region)
@@ -249,7 +303,7 @@ class MarginBounds:
         # Without a ReLU there is no slope to optimise, and the optimiser has nothing to hold.
         method = self.method if self._bounded.relus or self.method == "ibp" else "crown"
         optimised = method == "alpha-crown"
-        with _quiet(), _ClampWithGradient() if optimised else contextlib.nullcontext():
+        with _ClampWithGradient() if optimised else contextlib.nullcontext():
             known = self._interval_references(compute) if method == "crown" else {}
             margins: Tensor = compute(method=ENGINE_METHODS[method], **known)[0]
         return margins
@@ -281,7 +335,7 @@ def _overlaps(module: nn.Module) -> bool:
 
 
 def margin_bounds(
-    model: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel, method: Method
+    model: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel, method: BoundMethod
 ) -> Tensor:
     """Returns (N,) lower bounds of the margins of one network by one method; see `MarginBounds`.
 
@@ -316,6 +370,60 @@ def specification(labels: Tensor, classes: int) -> Tensor:
     return rows[others].view(len(labels), classes - 1, classes)
 
 
+class _LastLinear(torch.overrides.TorchFunctionMode):
+    """Keeps the answer of the latest linear map, and how large the terms of its sums were."""
+
+    answer: Tensor | None = None
+    terms: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear:
+            magnitudes: list[Any] = [None if part is None else part.abs() for part in args]
+            named = {name: part.abs() for name, part in (kwargs or {}).items() if part is not None}
+            self.answer, self.terms = result, func(*magnitudes, **named)
+        return result
+
+
+@torch.no_grad()
+def rounding_allowance(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Returns how much of each example's margin bound may be rounding, and so proves nothing.
+
+    It is `ROUNDING` times the largest sum of absolute terms, over the classes, in the last linear
+    layer at the clean input; where the network ends otherwise, times the largest logit. Like the
+    rounding itself it grows with the logits: a last layer scaled by a million proves nothing more.
+
+    The constant: the unit roundoff of float32 is 6e-8, and a sum of n terms errs by about sqrt(n)
+    of it, which is 4e-6 of the terms for the 4,608 of a 3 x 3 convolution on 512 channels even if
+    summed one by one. Layers before the last add to that, in quadrature. Against float64, logits
+    and the bounds of vanishing boxes were found at most 4e-7 of the terms off, from two layers to
+    the sixteen of VGG-16. So 1e-5 leaves a factor of twenty.
+
+    What intervals or slopes amplify on their way through many layers is another matter, and is not
+    allowed for here: they amplify the slack of 1e-6 by which the region is wider just as much, and
+    that is seventeen roundoffs of a pixel.
+
+    Args:
+        model: the network.
+        inputs: (N, C, H, W) in [0, 1].
+
+    Returns:
+        (N,) in units of the logits, at least 0.
+
+    Raises:
+        UnboundableNetwork: the network fails on these inputs.
+    """
+    if len(inputs) == 0:
+        return torch.empty(0, device=inputs.device)
+    copied = copy.deepcopy(model).eval()
+    with _foreign("rounding"), _LastLinear() as last:
+        logits: Tensor = copied(inputs.clone())
+    terms = last.terms if last.answer is logits and last.terms is not None else logits.abs()
+    return ROUNDING * terms.flatten(1).amax(dim=1)
+
+
 class _UnitCounter(torch.overrides.TorchFunctionMode):
     """Counts outputs of ReLUs and inputs of max-poolings, be they layers or functions."""
 
@@ -341,10 +449,13 @@ def relaxed_units(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
     Returns:
         The number of ReLU outputs plus that of max-pooling inputs, for one example.
+
+    Raises:
+        UnboundableNetwork: the network fails on that image.
     """
     copied = copy.deepcopy(model).eval()
     device = next((parameter.device for parameter in copied.parameters()), torch.device("cpu"))
-    with _UnitCounter() as counter:
+    with _foreign("crown"), _UnitCounter() as counter:
         copied(torch.zeros(1, *shape, device=device))
     return int(counter.units)
 
@@ -401,7 +512,7 @@ def _trace(network: nn.Module, example: Tensor) -> Any:
         example: (1, ...) one input of the network.
 
     Raises:
-        ContractError: the network has an operation without bounds.
+        TracerWarning: the graph is not the network; and whatever the library raises.
     """
     # Max-pooling reads the bounds of stable units too, which the sparse way leaves at intervals for
     # some chunks and not for others; and in 0.3 only matrices pass all poolings.
@@ -416,16 +527,17 @@ def _trace(network: nn.Module, example: Tensor) -> Any:
         "optimize_bound_args": {"early_stop_patience": 1_000_000},
     }
     engine = _engine()
-    try:
-        with _names_of_its_day(), _quiet():
-            bounded = engine.BoundedModule(network, example, bound_opts=options)
-            bounded.eval()
-            return bounded
-    except NotImplementedError as error:
-        raise ContractError(
-            f"expected operations that auto_LiRPA bounds, got '{error}' for "
-            f"{type(network).__name__}; use an architecture of this project"
-        ) from error
+    with _names_of_its_day(), warnings.catch_warnings(record=True) as heard:
+        # What a trace warns of (a branch on values, a number read out, a constant) holds for the
+        # traced example only; bounds of that graph would be bounds of another network. Libraries
+        # branch on shapes, which is harmless.
+        warnings.filterwarnings("always", category=TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch(vision)?\.")
+        bounded = engine.BoundedModule(network, example, bound_opts=options)
+        bounded.eval()
+    for warning in heard:
+        raise TracerWarning(str(warning.message))
+    return bounded
 
 
 class _ClampWithGradient(torch.overrides.TorchFunctionMode):
@@ -444,12 +556,64 @@ class _ClampWithGradient(torch.overrides.TorchFunctionMode):
 
 
 @contextlib.contextmanager
+def _foreign(method: str) -> Iterator[None]:
+    """Runs the library or a network: quietly, without a trace in the global random state.
+
+    Raises:
+        UnboundableNetwork: whatever went wrong inside, except a machine too small or broken, on
+            which no outcome may depend.
+    """
+    with _quiet(), _random_state():
+        try:
+            yield
+        except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:
+            # The CPU's allocator has no error class of its own.
+            if "DefaultCPUAllocator" in str(error):
+                raise
+            lines = str(error).strip().splitlines()
+            reason = ": ".join([type(error).__name__, *lines[:1]])
+            # An address differs from run to run.
+            raise _unboundable(method, re.sub(r"0x[0-9a-fA-F]+", "0x...", reason)) from error
+
+
+def _unboundable(method: str, reason: str) -> UnboundableNetwork:
+    reason = shorten(reason)
+    return UnboundableNetwork(
+        f"expected a network that {method} bounds, got '{reason}'; try another method", reason
+    )
+
+
+@contextlib.contextmanager
+def _random_state() -> Iterator[None]:
+    """Puts the global random states back: a network may draw, and drawing is not measuring."""
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        # Asking for a GPU's state would start it.
+        started = torch.cuda.device_count() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(range(started)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what the library prints and the warnings it is known to cause; others pass."""
+    """Silences prints, warnings and logging; what a failure has to say is in its exception."""
+    logger = logging.getLogger("auto_LiRPA")
+    # Without any handler, logging would print by itself.
+    silent, propagated = logging.NullHandler(), logger.propagate
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", "Creating an identity matrix", UserWarning)
-        warnings.filterwarnings("ignore", "There is an inf value in the bias", UserWarning)
-        yield
+        warnings.simplefilter("ignore")
+        logger.addHandler(silent)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(silent)
+            logger.propagate = propagated
 
 
 @contextlib.contextmanager

@@ -5,12 +5,15 @@ weights; 5 data set; 6 missing optional package; 7 broken contract; 8 contradict
 9 record; 11 storage; 12 lost worker; 130 interrupted.
 """
 
+import importlib.util
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -24,13 +27,22 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from benchmark.errors import BenchmarkError, UnknownName, lookup, shorten
-from benchmark.pipeline.project import Project, Watch, find_root
+from benchmark.errors import (
+    BenchmarkError,
+    ExtraMissing,
+    ManifestError,
+    UnknownName,
+    lookup,
+    shorten,
+)
+from benchmark.files import inside
+from benchmark.pipeline.project import MANIFEST, Project, Watch, find_root
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     import pandas as pd
 
-    from benchmark.manifest import Checkpoint
+    from benchmark.manifest import Checkpoint, Manifest
+    from benchmark.protocols import Protocol
 
 app = typer.Typer(
     help="Benchmark and leaderboard for pruning methods that keep networks adversarially robust.",
@@ -38,8 +50,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+
+
+class _Literal(Console):
+    """A console that prints text as it is.
+
+    Names come from files and plug-ins: brackets and colons in them are no commands.
+    """
+
+    def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
+        super().__init__(width=width, stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+out = _Literal()
+err = _Literal(stderr=True)
 
 Tier = Annotated[str, typer.Option(help="quick, standard or full: how many examples.")]
 Seed = Annotated[int, typer.Option(min=0, max=999_999_999, help="Training seed.")]
@@ -83,11 +107,28 @@ def _options(
     )
 
 
+def _manifest() -> "Manifest":
+    """Returns the manifest of a project that must have one.
+
+    Raises:
+        ManifestError: it has none, or one that breaks the format.
+    """
+    if not where.project.manifest_path.is_file():
+        raise ManifestError(f"expected {MANIFEST} in {where.project.root}, found none; give --root")
+    return where.project.manifest()
+
+
+# --- Progress and tables --------------------------------------------------------------------------
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Watch]:
-    """Shows a progress bar on a terminal, and yields what to call after each piece."""
+    """Shows progress on stderr, a bar on a terminal; yields what to call after each piece."""
+    if not (err.is_interactive and err.file.isatty()):
+        yield _plain_lines(title)
+        return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -104,6 +145,47 @@ def progress_bar(title: str) -> Iterator[Watch]:
         yield watch
 
 
+# Where there is no bar, a long piece of work still gives a sign of life this often, in seconds.
+_HEARTBEAT = 30.0
+
+
+def _plain_lines(title: str) -> Watch:
+    """Returns a watch for logs: a line for each new checkpoint, the last piece, and a heartbeat."""
+    told: set[str] = set()
+    last = time.monotonic()
+
+    def watch(done: int, total: int, text: str) -> None:
+        nonlocal last
+        # Texts are `<checkpoint>: <what was done>`, or a checkpoint alone.
+        subject, now = text.partition(": ")[0], time.monotonic()
+        if text and (subject not in told or done == total or now - last >= _HEARTBEAT):
+            err.print(f"{title} {done} of {total}: {shorten(text, 300)}", soft_wrap=True)
+            told.add(subject)
+            last = now
+
+    return watch
+
+
+# Columns beside the names get at least this much room, even if the terminal then wraps the line.
+_BESIDE = 48
+_UNLIMITED = 10_000
+
+
+def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table whose first column, the names, is never cut or folded.
+
+    Without a terminal no line is folded at all, so that it can be searched and cut into fields.
+    """
+    names = max((len(row[0]) for row in rows), default=0)
+    table = Table(box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, no_wrap=number == 0, overflow="fold" if number else "ignore")
+    for row in rows:
+        table.add_row(*row)
+    width = max(out.width, names + _BESIDE) if out.file.isatty() else _UNLIMITED
+    _Literal(width=width).print(table)
+
+
 @app.command("list")
 def list_names(
     kind: Annotated[
@@ -114,13 +196,7 @@ def list_names(
     ] = "methods",
 ) -> None:
     """Lists what there is of one kind."""
-    headers, rows = lookup("kind", kind, _LISTINGS)()
-    table = Table(box=None, pad_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="fold")  # a name that is cut cannot be copied
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    _print_table(*lookup("kind", kind, _LISTINGS)())
 
 
 def _list_methods() -> Listing:
@@ -137,10 +213,9 @@ def _list_methods() -> Listing:
 
 
 def _list_checkpoints() -> Listing:
-    entries = where.project.manifest().checkpoints
     return ("checkpoint", "bytes", "zeros", "recipe"), [
         (entry.id, f"{entry.bytes:,}", f"{entry.zeros:,} of {entry.prunable:,}", entry.recipe)
-        for entry in entries
+        for entry in _manifest().checkpoints
     ]
 
 
@@ -257,7 +332,9 @@ def compress(
         recipe=recipe,
     )
     levels = [as_sparsity(part.strip()) for part in sparsity.split(",")]
-    orders = plan_orders(method, levels, template)
+    orders, skipped = plan_orders(method, levels, template)
+    for line in skipped:
+        err.print(line, soft_wrap=True)
     with progress_bar("compress") as watch:
         made = compress_all(where.project, orders, threads=threads, fresh=fresh, watch=watch)
     for entry in made:
@@ -266,7 +343,8 @@ def compress(
             soft_wrap=True,
         )
     if len(made) < len(orders):
-        out.print(f"{len(orders) - len(made)} already there; --fresh makes them again")
+        left = len(orders) - len(made)
+        out.print(f"{left} already there; --fresh makes them again", soft_wrap=True)
 
 
 @app.command()
@@ -276,14 +354,13 @@ def evaluate(
     tier: Tier = "quick",
 ) -> None:
     """Evaluates checkpoints and writes their records; finished records are not computed again."""
-    from benchmark.pipeline import results
+    from benchmark.protocols import protocol as find
 
-    manifest = where.project.manifest()
-    entries = [manifest.find(name) for name in checkpoint]
-    chosen = protocol or _protocol_of({entry.dataset for entry in entries})
+    manifest = _manifest()
+    entries = [manifest.find(name) for name in dict.fromkeys(checkpoint)]
+    chosen = find(protocol or _protocol_of({entry.dataset for entry in entries}))
     _evaluate(entries, chosen, tier)
-    table = results(where.project)
-    _print_rows(table[table["checkpoint_id"].isin(checkpoint) & (table["tier"] == tier)])
+    _print_accuracies(_table_of(entries, chosen, tier))
 
 
 def _protocol_of(datasets: set[str]) -> str:
@@ -299,29 +376,44 @@ def _protocol_of(datasets: set[str]) -> str:
     )
 
 
-def _evaluate(entries: Sequence["Checkpoint"], protocol: str, tier: str) -> None:
+def _evaluate(entries: Sequence["Checkpoint"], protocol: "Protocol", tier: str) -> None:
     from benchmark.pipeline import evaluate_all
-    from benchmark.protocols import protocol as find
 
     with progress_bar("evaluate") as watch:
-        done = evaluate_all(where.project, entries, find(protocol), tier, watch)
+        done = evaluate_all(where.project, entries, protocol, tier, watch)
     for name, reason in done:
         if reason != "no record" and not reason.startswith("record of tier"):
-            err.print(f"{name}: the old record was refused ({reason}) and made again")
-    out.print(f"{protocol}, {tier}: {len(done)} evaluated, {len(entries) - len(done)} up to date")
+            err.print(
+                f"{name}: the old record was refused ({reason}) and made again", soft_wrap=True
+            )
+    counts = f"{len(done)} evaluated, {len(entries) - len(done)} up to date"
+    out.print(f"{protocol.id}, {tier}: {counts}", soft_wrap=True)
 
 
-def _print_rows(table: "pd.DataFrame") -> None:
-    shown = Table("checkpoint", "clean", "PGD", "AutoAttack", "[certified, attacked]", box=None)
-    for row in table.to_dict("records"):
-        shown.add_row(
+def _table_of(entries: Sequence["Checkpoint"], protocol: "Protocol", tier: str) -> "pd.DataFrame":
+    """Returns the frame of these checkpoints alone: others' stale records do not matter here."""
+    from benchmark import records
+
+    rows = []
+    for entry in entries:
+        path = records.record_path(where.project.results, protocol.id, entry.id)
+        rows.append(records.Row(entry, protocol, *records.read(path)))
+    table = records.frame(rows)
+    return table[table["tier"] == tier]
+
+
+def _print_accuracies(table: "pd.DataFrame") -> None:
+    rows = [
+        (
             str(row["checkpoint_id"]),
             f"{row['clean_accuracy']:.1%}",
             f"{row['pgd_accuracy']:.1%}",
             f"{row['autoattack_accuracy']:.1%}",
             f"{row['certified_accuracy']:.1%} – {row['robust_accuracy']:.1%}",
         )
-    out.print(shown)
+        for row in table.to_dict("records")
+    ]
+    _print_table(("checkpoint", "clean", "PGD", "AutoAttack", "[certified, attacked]"), rows)
 
 
 @app.command()
@@ -332,16 +424,42 @@ def run(
     tier: Tier = "standard",
 ) -> None:
     """Evaluates what is missing, then renders the leaderboard."""
+    for chosen, entries in _planned(protocol or []):
+        _evaluate(entries, chosen, tier)
+    report()
+
+
+def _planned(asked: Sequence[str]) -> list[tuple["Protocol", list["Checkpoint"]]]:
+    """Returns protocols with their checkpoints: those asked for, or all that have any.
+
+    Raises:
+        UnknownName: no such protocol.
+        ManifestError: there are no checkpoints to evaluate.
+    """
     from benchmark.protocols import PROTOCOLS
     from benchmark.protocols import protocol as find
 
-    entries = where.project.manifest().checkpoints
-    datasets = {entry.dataset for entry in entries}
-    chosen = protocol or [name for name, p in PROTOCOLS.items() if p.dataset in datasets]
-    for name in chosen:
-        dataset = find(name).dataset
-        _evaluate([entry for entry in entries if entry.dataset == dataset], name, tier)
-    report()
+    chosen = [find(name) for name in dict.fromkeys(asked)] or list(PROTOCOLS.values())
+    known = _manifest().checkpoints
+    planned = [(p, [entry for entry in known if entry.dataset == p.dataset]) for p in chosen]
+    filled = [(p, entries) for p, entries in planned if entries]
+    for missing, entries in planned:
+        if not entries and (asked or not filled):
+            raise ManifestError(
+                f"expected checkpoints for {missing.dataset} in the manifest, found none; "
+                f"{_how_to_fill(missing.dataset)}"
+            )
+    return filled
+
+
+def _how_to_fill(dataset: str) -> str:
+    """Returns the next step where the manifest has no checkpoints for a data set."""
+    from benchmark.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        if recipe.dataset == dataset:
+            return f"make some with `robustprune compress … --recipe {name}`"
+    return "no recipe trains them here, so enter trained ones (docs/records.md has the format)"
 
 
 @app.command()
@@ -349,30 +467,125 @@ def report() -> None:
     """Renders the leaderboard from records alone."""
     from benchmark import pipeline
 
+    _manifest()
     pages = pipeline.report(where.project)
-    out.print(f"{len(pages)} files, start with {where.project.site / 'index.html'}")
+    index = where.project.site / "index.html"
+    out.print(f"{len(pages)} files, start with {index}", soft_wrap=True)
+
+
+# --- Doctor ---------------------------------------------------------------------------------------
+
+
+class _Finding(NamedTuple):
+    """A line of the diagnosis; `good` where the embedded board can do with it."""
+
+    name: str
+    words: str
+    good: bool = True
 
 
 @app.command()
 def doctor() -> None:
     """Tells versions, devices, what data are there, and how to get what is missing."""
+    findings = [*_machine(), *_packages(), *_project()]
+    for finding in findings:
+        out.print(f"{finding.name:14}{finding.words}", soft_wrap=True)
+    out.print()
+    found = _print_data()
+    bad = [finding.name for finding in findings if not finding.good]
+    bad += [] if found else [_EMBEDDED]
+    if bad:
+        raise ExtraMissing(
+            f"expected all that the embedded board needs, got trouble with {', '.join(bad)}; "
+            "mend what the lines above call broken"
+        )
+
+
+# The data set of the embedded board.
+_EMBEDDED = "digits"
+
+
+def _look(name: str, look: Callable[[], str]) -> _Finding:
+    """Returns what a look finds; an error is a finding too."""
+    try:
+        return _Finding(name, look())
+    except BenchmarkError as error:
+        return _Finding(name, f"broken: {error}", good=False)
+
+
+def _machine() -> list[_Finding]:
     import torch
 
-    from benchmark.bounds import engine_version
     from benchmark.distributed import choose_device, environment
 
-    device = choose_device(where.project.device)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in environment(device).items():
-        table.add_row(name, value)
-    table.add_row("bounds", engine_version())
-    table.add_row("accelerators", str(torch.cuda.device_count()))
-    table.add_row("cores", str(os.cpu_count()))
-    table.add_row("project", str(where.project.root))
-    table.add_row("data root", str(where.project.data_root or "none (embedded data only)"))
-    out.print(table)
-    out.print()
-    list_names("data")
+    device = _look("device", lambda: environment(choose_device(where.project.device))["device"])
+    usable = choose_device(where.project.device if device.good else "cpu")
+    versions = [_Finding(*pair) for pair in environment(usable).items() if pair[0] != "device"]
+    return [
+        *versions,
+        device,
+        _Finding("accelerators", str(torch.cuda.device_count())),
+        _Finding("cores", str(os.cpu_count())),
+    ]
+
+
+def _packages() -> list[_Finding]:
+    from benchmark.bounds import engine_version
+
+    return [_look("bounds", engine_version), _look("attacks", _attacks)]
+
+
+def _attacks() -> str:
+    if importlib.util.find_spec("pyautoattack") is None:
+        raise ExtraMissing(
+            "expected the package pyautoattack for attacks, found none; run pip install "
+            "pyautoattack"
+        )
+    return "pyautoattack"
+
+
+def _project() -> list[_Finding]:
+    project = where.project
+    return [
+        _Finding("project", str(project.root)),
+        _look("manifest", _count_checkpoints),
+        _look("records", _count_records),
+        _Finding("data root", str(project.data_root or "none (embedded data only)")),
+    ]
+
+
+def _count_checkpoints() -> str:
+    entries = _manifest().checkpoints
+    if not any(entry.dataset == _EMBEDDED for entry in entries):
+        raise ManifestError(
+            f"expected checkpoints for {_EMBEDDED}, found none; {_how_to_fill(_EMBEDDED)}"
+        )
+    lost = [e.id for e in entries if not inside(where.project.root, e.file).is_file()]
+    if lost:
+        raise ManifestError(
+            f"expected weights of {len(entries)} checkpoints, found none of {lost[0]}"
+            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; restore or remake them"
+        )
+    return f"{len(entries)} checkpoints"
+
+
+def _count_records() -> str:
+    found = Counter(path.parent.name for path in where.project.results.glob("*/*.json"))
+    each = ", ".join(f"{shorten(name)} {count}" for name, count in sorted(found.items()))
+    return f"{found.total()} ({each})" if found else "0"
+
+
+def _print_data() -> bool:
+    """Prints what there is of each data set; returns whether the embedded one is there."""
+    from benchmark.datasets import DATASETS, status
+
+    for name in DATASETS:
+        found = status(name, where.project.data_root)
+        state = "found" if found.found else "missing"
+        out.print(f"{name:14}{state:9}{found.detail}", soft_wrap=True)
+        if not found.found:
+            out.print(f"    {found.how_to_get}", soft_wrap=True)
+    return status(_EMBEDDED, where.project.data_root).found
 
 
 # Options of the project, which a user may also write behind the command.
@@ -399,11 +612,13 @@ def main() -> None:
     """Runs the command line; every known error becomes one line and its exit code."""
     try:
         code = app(project_options_first(sys.argv[1:]), standalone_mode=False)
+        if code == 130:  # typer makes an interruption an answer
+            raise KeyboardInterrupt
     except BenchmarkError as error:
-        err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"error: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; run the same command again to go on")
+        err.print("interrupted; run the same command again to go on", soft_wrap=True)
         sys.exit(130)
     except typer.TyperException as error:
         error.show()  # type: ignore[attr-defined]

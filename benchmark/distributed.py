@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from benchmark.digests import digest_of, sha256_of_file
 from benchmark.errors import ContractError, WorkerLost
 
 Job = TypeVar("Job")
@@ -63,23 +65,44 @@ def environment(device: torch.device) -> Mapping[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     if device.type == "cuda":
-        return found | {"device": torch.cuda.get_device_name(device)}
-    return found | {"device": "cpu, one thread a job"}
+        name = torch.cuda.get_device_name(device)
+        return found | {"device": name, "cuda": str(torch.version.cuda)}
+    # Kernels are chosen by instruction set, and round differently.
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return found | {"device": f"cpu ({kernels}), one thread a job"}
+
+
+# What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
+_ENGINE = (
+    "architectures attacks.py bounds.py datasets distributed.py evaluations manifest.py objectives "
+    "pruning.py threat.py training.py weights.py"
+).split()
+
+
+@functools.cache
+def engine_digest() -> str:
+    """Returns a digest of the sources that results depend on: a mended bug ends its cache."""
+    package = Path(__file__).parent
+    files = [f for name in _ENGINE for f in sorted((package / name).rglob("*.py"))]
+    files += [package / name for name in _ENGINE if name.endswith(".py")]
+    return digest_of([[str(f.relative_to(package)), sha256_of_file(f)] for f in sorted(files)])
 
 
 @contextlib.contextmanager
 def steady(threads: int = 1) -> Iterator[None]:
-    """Fixes the number of CPU threads and asks for repeatable kernels; restores both after."""
+    """Fixes the CPU threads, asks for repeatable kernels in full precision, and restores all."""
     before = torch.get_num_threads()
-    cudnn = torch.backends.cudnn
-    chosen, benchmarked = cudnn.deterministic, cudnn.benchmark
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    chosen = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, cuda.matmul.allow_tf32)
     torch.set_num_threads(threads)
     cudnn.deterministic, cudnn.benchmark = True, False
+    # TF32 keeps 10 bits of the mantissa: no success of an attack and no certificate rests on that.
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        cudnn.deterministic, cudnn.benchmark = chosen, benchmarked
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, cuda.matmul.allow_tf32 = chosen
 
 
 def timed(function: Callable[[], Answer]) -> tuple[Answer, float]:
@@ -91,7 +114,6 @@ def timed(function: Callable[[], Answer]) -> tuple[Answer, float]:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    torch.backends.cudnn.deterministic = True
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -135,8 +157,9 @@ def map_jobs(
                 yield waiting.pop(future), future.result()
     except BrokenProcessPool as error:
         raise WorkerLost(
-            f"expected {workers} workers to live, got one killed (out of memory?); what is done is "
-            "kept, run the same command again, with fewer --workers if it happens again"
+            f"expected {workers} workers to live, got one that ended (out of memory, or a calling "
+            "script without its `if __name__ == '__main__'` guard); what is done is kept, run it "
+            "again, with fewer workers if it happens again"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

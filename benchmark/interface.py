@@ -7,7 +7,8 @@ import pandas as pd
 from torch import nn
 
 from benchmark import manifest, records
-from benchmark.outcomes import flags_of, metrics
+from benchmark.errors import ContractError, RecordError
+from benchmark.outcomes import all_flags, metrics
 from benchmark.pipeline import Evaluation, Project, evaluate_all, evaluate_model
 from benchmark.pipeline import results as frame_of
 from benchmark.pipeline.project import MANIFEST, find_root
@@ -15,7 +16,7 @@ from benchmark.protocols import Protocol
 from benchmark.protocols import protocol as find_protocol
 
 
-def project(root: Path | str | None = None) -> Project:
+def project(root: Path | str | None = None, workers: int = 1) -> Project:
     """Returns the project at a folder, or the nearest with a manifest from the current folder up.
 
     Data sets are looked for under the environment variable ROBUSTPRUNE_DATA.
@@ -25,7 +26,8 @@ def project(root: Path | str | None = None) -> Project:
     if root is None and not (folder / MANIFEST).is_file():
         # Called from elsewhere, an editable installation still knows its own checkout.
         folder = find_root(Path(__file__).resolve().parent)
-    return Project(root=folder.resolve(), data_root=Path(data) if data else None)
+    # One process: others would start by running the caller's script again.
+    return Project(root=folder.resolve(), data_root=Path(data) if data else None, workers=workers)
 
 
 def load_model(checkpoint_id: str, *, root: Path | str | None = None) -> nn.Module:
@@ -49,6 +51,7 @@ def evaluate(
     *,
     tier: str = "quick",
     root: Path | str | None = None,
+    workers: int = 1,
 ) -> Evaluation:
     """Evaluates a network or a checkpoint under a protocol.
 
@@ -58,23 +61,38 @@ def evaluate(
         protocol: id or value.
         tier: quick, standard or full.
         root: project folder; the nearest one by default.
+        workers: processes for a checkpoint's shards; above 1 the calling script needs the guard
+            `if __name__ == "__main__"`.
 
     Returns:
         Outcomes, one row an example, and the accuracies computed from them.
     """
-    where = project(root)
+    where = project(root, workers)
     chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if not isinstance(model, str | nn.Module):
+        raise ContractError(
+            f"expected a checkpoint id or a torch.nn.Module, got {type(model).__name__}; wrap it"
+        )
     if not isinstance(model, str):
         return evaluate_model(where, model, chosen, tier)
     entry = where.manifest().find(model)
     evaluate_all(where, [entry], chosen, tier)
     record, outcomes = records.read(records.record_path(where.results, chosen.id, entry.id))
     head = outcomes.head(chosen.examples(tier))
-    return Evaluation(
-        chosen, tier, metrics(head, chosen), head, flags_of(head, chosen), record.cost, record
-    )
+    flags = all_flags(records.stored_flags(record), head, chosen)
+    return Evaluation(chosen, tier, metrics(head, chosen), head, flags, record.cost, record)
 
 
 def results(*, root: Path | str | None = None) -> pd.DataFrame:
-    """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
-    return frame_of(project(root)).drop(columns="outcomes", errors="ignore")
+    """Returns the ranked frame of all records; `docs/records.md` lists its columns.
+
+    Raises:
+        RecordError: there is no record yet, or one that is damaged or stale.
+    """
+    where = project(root)
+    table = frame_of(where)
+    if table.empty:
+        raise RecordError(
+            f"expected records under {where.results}, found none; run `make leaderboard` first"
+        )
+    return table.drop(columns="outcomes")

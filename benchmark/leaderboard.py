@@ -13,16 +13,13 @@ import numpy as np
 import pandas as pd
 
 from benchmark.errors import ContractError, shorten
+from benchmark.protocols import UNSTRUCTURED
 from benchmark.statistics import holm, mcnemar_exact
 
 Row = Mapping[Any, Any]
 
-# The sparsities of the protocols' grids; a row in between competes where it still is sparse enough.
-GRID = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99)
-
-# Relative slack in density: whole filters, or layers of a few hundred weights, cannot hit a target
-# exactly.
-SLACK = 0.05
+# The sparsities of the protocols' grids; a row in between competes at the next lower one.
+GRID = tuple(float(level) for level in UNSTRUCTURED)
 
 SIGNIFICANCE = 0.05
 
@@ -40,7 +37,8 @@ def bucket(sparsity: float) -> float:
     Args:
         sparsity: share in [0, 1]; NaN counts as dense.
     """
-    reached = [grid for grid in GRID if 1 - sparsity <= (1 - grid) * (1 + SLACK)]
+    # The slack is that of a float: a claim just below a grid sparsity competes at the next lower.
+    reached = [grid for grid in GRID if sparsity >= grid - 1e-9]
     return max(reached, default=0.0)
 
 
@@ -98,7 +96,7 @@ def _cell(row: Row) -> str:
     structure = row["structure"] if sparsity > 0 else DENSE
     return (
         f"{row['protocol']}@{version}/{row['tier']}/{row['architecture']}"
-        f"/{structure}/{100 * sparsity:g}"
+        f"/{row['recipe']}/{structure}/{100 * sparsity:g}"
     )
 
 
@@ -147,8 +145,7 @@ def _robust(row: Row) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if not isinstance(outcomes, Mapping) or "robust" not in outcomes:
         raise ContractError(
             f"expected per-example robust outcomes of '{shorten(str(row['checkpoint_id']))}', got "
-            f"none; "
-            "evaluate it again"
+            "none; evaluate it again"
         )
     return np.asarray(outcomes["robust"])
 

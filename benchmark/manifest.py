@@ -56,10 +56,10 @@ class Budget(Strict):
         device: what they ran on.
     """
 
-    pretrain_epochs: int = Field(ge=0)
-    prune_epochs: int = Field(ge=0)
-    finetune_epochs: int = Field(ge=0)
-    attack_steps: int = Field(ge=0)
+    pretrain_epochs: int = Field(ge=0, lt=2**31)
+    prune_epochs: int = Field(ge=0, lt=2**31)
+    finetune_epochs: int = Field(ge=0, lt=2**31)
+    attack_steps: int = Field(ge=0, lt=2**31)
     hours: float = Field(ge=0, allow_inf_nan=False)
     device: Line
 
@@ -102,9 +102,9 @@ class Checkpoint(Strict):
     objective: str
     structure: Structure
     sparsity: float = Field(ge=0, le=1, allow_inf_nan=False)
-    seed: int = Field(ge=0)
-    zeros: int = Field(ge=0)
-    prunable: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=10**9)
+    zeros: int = Field(ge=0, lt=2**63)
+    prunable: int = Field(ge=1, lt=2**63)
     authors: tuple[Line, ...] = Field(max_length=100, strict=False)
     paper: Line
     code: Line
@@ -274,6 +274,12 @@ def load_model(entry: Checkpoint, root: Path) -> Classifier:
                 "train it again"
             )
     model.load_state_dict(state, strict=True)
+    if not bool((model.normalise.std > 0).all()):
+        # Bounds map the input box through the normalisation, which must not turn it around.
+        raise ManifestError(
+            f"expected a positive normalise.std in {entry.id}, got {model.normalise.std.min():g}; "
+            "fold signs into the first layer"
+        )
     check_claim(entry, model)
     return model.eval()
 

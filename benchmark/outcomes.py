@@ -10,7 +10,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -30,7 +30,7 @@ Bools = NDArray[np.bool_]
 # own (Croce & Hein 2020, flags of the released code); the others are argued in docs/protocols.md.
 SQUARE_GAIN = 0.002
 PGD_LEAD = 0.05
-STEPS_GAIN = 0.005
+STEPS_GAIN = 0.01
 PGD_STRONGER = 0.0
 
 # An outcomes file is a few dozen small columns; a larger one is not ours.
@@ -49,6 +49,7 @@ _DAMAGE = (
     OSError,
     RuntimeError,
     OverflowError,
+    TypeError,
 )
 
 # The header of a .npy file, version 1.0, of plain numbers. numpy's own reader evaluates it as a
@@ -120,8 +121,16 @@ def encode_arrays(arrays: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def read_arrays(data: bytes) -> dict[str, Array]:
+def _any(_: str) -> bool:
+    return True
+
+
+def read_arrays(data: bytes, wanted: Callable[[str], bool] = _any) -> dict[str, Array]:
     """Returns the arrays of a .npz file, never unpickling, with a bound on their unpacked size.
+
+    Args:
+        data: the file.
+        wanted: says by name which arrays to unpack.
 
     Raises:
         RecordError: not such a file.
@@ -130,7 +139,8 @@ def read_arrays(data: bytes) -> dict[str, Array]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             _check_members(members)
-            return {m.filename.removesuffix(".npy"): _read_array(archive.read(m)) for m in members}
+            names = {m.filename.removesuffix(".npy"): m for m in members}
+            return {n: _read_array(archive.read(m)) for n, m in names.items() if wanted(n)}
     except _DAMAGE as error:
         reason = shorten(str(error)) or type(error).__name__
         raise RecordError(
@@ -361,6 +371,19 @@ def _smoothed(outcomes: Outcomes, protocol: Protocol) -> tuple[float, int]:
             certain = right & (radius >= float(protocol.smoothed_radius))
             return float(certain.mean()), count
     return float("nan"), 0
+
+
+def all_flags(raised: Iterable[Flag], outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:
+    """Returns the flags raised while evaluating and those that outcomes decide, each once, by name.
+
+    Args:
+        raised: by the evaluations; an outcome's verdict under the same name replaces it.
+        outcomes: of the examples in question.
+        protocol: they are evaluated under.
+    """
+    found = {flag.name: flag for flag in raised}
+    found |= {flag.name: flag for flag in flags_of(outcomes, protocol)}
+    return tuple(found[name] for name in sorted(found))
 
 
 def flags_of(outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:

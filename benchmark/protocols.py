@@ -9,13 +9,17 @@ from fractions import Fraction
 from functools import cached_property
 
 from benchmark.attacks import Steps
-from benchmark.bounds import Method
+from benchmark.bounds import BoundMethod
 from benchmark.digests import digest_of
 from benchmark.errors import ContractError, lookup
 from benchmark.evaluations import AutoAttack, Bounds, Clean, Pgd, Settings, Smoothing
 from benchmark.threat import ThreatModel
 
 TIERS = ("quick", "standard", "full")
+
+# The sparsity grids, shared by all protocols.
+UNSTRUCTURED = tuple(Fraction(percent, 100) for percent in (0, 50, 75, 90, 95, 99))
+STRUCTURED = tuple(Fraction(percent, 100) for percent in (0, 50, 75, 90))
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Protocol:
     seed: int
     evaluations: tuple[tuple[str, Settings], ...]
     smoothed_radius: Fraction
-    unstructured: tuple[Fraction, ...] = tuple(Fraction(p, 100) for p in (0, 50, 75, 90, 95, 99))
-    structured: tuple[Fraction, ...] = tuple(Fraction(p, 100) for p in (0, 50, 75, 90))
+    unstructured: tuple[Fraction, ...] = UNSTRUCTURED
+    structured: tuple[Fraction, ...] = STRUCTURED
 
     def __post_init__(self) -> None:
         """Refuses tiers that are not growing prefixes made of whole shards."""
@@ -55,6 +59,11 @@ class Protocol:
             raise ContractError(f"expected growing tiers {TIERS}, got {self.tiers}")
         if any(count % self.shard_size for count in counts[:-1]):
             raise ContractError(f"expected whole shards of {self.shard_size}, got tiers {counts}")
+        for name, settings in self.evaluations:
+            if isinstance(settings, Smoothing) and settings.examples % self.shard_size:
+                raise ContractError(
+                    f"expected {name} of whole shards of {self.shard_size}, got {settings.examples}"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -88,7 +97,7 @@ def _evaluations(
     curve: tuple[Fraction, ...],
     certified: tuple[Fraction, ...],
     smoothing: Smoothing,
-    bounds: tuple[Method, ...] = ("ibp", "crown"),
+    bounds: tuple[BoundMethod, ...] = ("ibp", "crown"),
     crown_max_units: int = 8_000,
 ) -> tuple[tuple[str, Settings], ...]:
     """Returns the evaluations of a protocol; what is the same everywhere stands only here."""
@@ -122,8 +131,8 @@ def _images(protocol: str, dataset: str) -> Protocol:
             certified=_fractions(255, 1, 2, 8),
             smoothing=Smoothing(sigma=0.25, n0=100, n=10_000, alpha=0.001, batch=500, examples=250),
         ),
-        # The L2 ball that contains the Linf ball 2/255 of 32x32 RGB: sqrt(3072) * 2/255 = 0.4347.
-        smoothed_radius=Fraction(4347, 10_000),
+        # The L2 ball that contains the Linf ball 2/255 of 32x32 RGB: sqrt(3072) * 2/255 < 0.4348.
+        smoothed_radius=Fraction(4348, 10_000),
     )
 
 
@@ -133,13 +142,13 @@ PROTOCOLS: dict[str, Protocol] = {
         version=1,
         dataset="digits",
         threat=ThreatModel("Linf", Fraction(3, 16)),
-        tiers=(("quick", 100), ("standard", 300), ("full", 600)),
-        shard_size=100,
+        tiers=(("quick", 150), ("standard", 300), ("full", 600)),
+        shard_size=150,
         seed=0,
         evaluations=_evaluations(
             curve=_fractions(16, 1, 2, 4, 5, 6),
             certified=(*_fractions(32, 1), *_fractions(16, 1, 2, 3)),
-            smoothing=Smoothing(sigma=0.25, n0=100, n=1_000, alpha=0.001, batch=1000, examples=100),
+            smoothing=Smoothing(sigma=0.25, n0=100, n=1_000, alpha=0.001, batch=1000, examples=150),
         ),
         smoothed_radius=Fraction(1, 2),
     ),

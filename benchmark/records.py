@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from benchmark import outcomes as measured
 from benchmark.digests import digest_of
 from benchmark.errors import ManifestError, RecordError, StorageError, shorten
-from benchmark.evaluations import Bounds, Smoothing
+from benchmark.evaluations import Bounds, Flag, Smoothing
 from benchmark.files import read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, Digest, Line, Manifest, Strict, explain
 from benchmark.outcomes import Bools, Outcomes
@@ -26,7 +26,7 @@ LARGEST_RECORD = 16 << 20
 
 
 # A number of something.
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Layer(Strict):
@@ -35,7 +35,7 @@ class Layer(Strict):
     name: Line
     shape: tuple[Count, ...] = Field(strict=False)
     zeros: Count
-    total: int = Field(ge=1)
+    total: int = Field(ge=1, lt=2**63)
     multiply_adds_dense: Count
     multiply_adds_sparse: Count
 
@@ -55,9 +55,9 @@ class Size(Strict):
 
     layers: tuple[Layer, ...] = Field(strict=False, min_length=1)
     weight_zeros: Count
-    weight_total: int = Field(ge=1)
+    weight_total: int = Field(ge=1, lt=2**63)
     parameter_zeros: Count
-    parameter_total: int = Field(ge=1)
+    parameter_total: int = Field(ge=1, lt=2**63)
     bytes_stored: Count
     bytes_dense: Count
 
@@ -121,10 +121,10 @@ class ResultRecord(Strict):
     checkpoint_id: Line = Field(max_length=200)
     checkpoint_sha256: Digest
     protocol: Line
-    protocol_version: int
+    protocol_version: Count
     protocol_digest: Digest
     tier: Line
-    examples: int = Field(ge=1)
+    examples: int = Field(ge=1, lt=2**63)
     data_digests: dict[Line, Digest]
     status: Literal["done", "skipped"] = "done"
     reason: Line = ""
@@ -150,7 +150,9 @@ def slug(checkpoint_id: str) -> str:
     >>> slug("dense/digits/cnn-tiny")
     'dense__digits__cnn-tiny'
     """
-    return checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
+    stem = checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
+    # File systems end names at 255 bytes, suffixes and temporary marks included.
+    return stem if len(stem) <= 200 else f"{stem[:160]}_d{digest_of(checkpoint_id)[:32]}"
 
 
 def record_path(folder: Path, protocol: str, checkpoint_id: str) -> Path:
@@ -272,7 +274,10 @@ def _load(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
         )
     checkpoint, protocol = known[record.checkpoint_id], PROTOCOLS[record.protocol]
     if reason := stale(record, checkpoint, protocol):
-        raise RecordError(f"{reason} in {shown}; evaluate again with `robustprune run`")
+        raise RecordError(
+            f"{reason} in {shown}; evaluate again with "
+            f"`robustprune run --protocol {record.protocol}`"
+        )
     measured.check_invariants(outcomes, protocol)
     return Row(checkpoint, protocol, record, outcomes)
 
@@ -462,9 +467,10 @@ def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, A
 
 def _flags(row: Row, outcomes: Outcomes) -> list[dict[str, Any]]:
     """Returns the record's stored flags and those that this tier's outcomes decide."""
-    from_outcomes = [asdict(flag) for flag in measured.flags_of(outcomes, row.protocol)]
-    # AutoAttack warns of these two by shard; the outcomes say it with the tier's own rate.
-    decided = {flag["name"] for flag in from_outcomes}
-    decided |= {"zero-gradients", "square-lowers-accuracy"}
-    stored = [flag.model_dump() for flag in row.record.flags if flag.name not in decided]
-    return sorted(from_outcomes + stored, key=lambda flag: str(flag["name"]))
+    found = measured.all_flags(stored_flags(row.record), outcomes, row.protocol)
+    return [asdict(flag) for flag in found]
+
+
+def stored_flags(record: ResultRecord) -> tuple[Flag, ...]:
+    """Returns the flags that evaluations raised, as a record keeps them."""
+    return tuple(Flag(flag.name, flag.rate, flag.detail) for flag in record.flags)

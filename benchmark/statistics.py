@@ -62,8 +62,7 @@ def mcnemar_exact(first_correct: NDArray[np.bool_], second_correct: NDArray[np.b
         ContractError: not two bool vectors of one length, so the outcomes are not paired.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions",
-        1947;
-    exact binomial form.
+        Psychometrika 1947, in its exact binomial form.
     """
     for outcomes in (first_correct, second_correct):
         if outcomes.dtype != np.bool_ or outcomes.ndim != 1:

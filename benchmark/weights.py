@@ -162,6 +162,8 @@ def _expand(name: str, stored: Mapping[str, Tensor], shape: list[int]) -> Tensor
     if kind == BITMAP:
         positions = np.flatnonzero(np.unpackbits(places.numpy()))
     else:
+        if places.numel() > values.numel() + count // _SKIP:
+            raise _damaged(name, f"{places.numel()} gaps for {values.numel()} values of {count}")
         positions = _positions(places.numpy())
     if len(positions) != values.numel() or positions.max(initial=-1) >= count:
         raise _damaged(name, f"{values.numel()} values for {len(positions)} places of {count}")

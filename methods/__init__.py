@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.datasets import Split
+from benchmark.digests import seed_from
 from benchmark.errors import BenchmarkError, ContractError, lookup, shorten
 from benchmark.objectives import Objective
 from benchmark.pruning import (
@@ -66,9 +67,10 @@ class Task:
         structure: what a unit is.
         split: training examples; never test data.
         objective: the loss of this cell, which every method of the cell shares.
-        stage: what the method may spend on training of its own.
+        stage: what the method may spend on training of its own, in all.
         run: device, seed, augmentation and a file for resumption.
         generator: source of every draw outside training, on the CPU.
+        meter: counts what was spent.
     """
 
     sparsity: Fraction
@@ -78,16 +80,56 @@ class Task:
     stage: Stage
     run: Run
     generator: torch.Generator
+    meter: "Meter" = dataclasses.field(default_factory=lambda: Meter())
 
-    def fit(self, model: nn.Module, mask: Mask | None = None) -> tuple[float, ...]:
-        """Trains a model in place with the cell's loss and returns the mean loss of each epoch.
+    def fit(
+        self,
+        model: nn.Module,
+        *,
+        epochs: int | None = None,
+        mask: Mask | None = None,
+        objective: Objective | None = None,
+        learning_rate: float | None = None,
+    ) -> tuple[float, ...]:
+        """Trains a model in place and returns the mean loss of each epoch.
+
+        May be called several times; each call is resumable and has draws of its own.
 
         Args:
-            model: trained for the stage's epochs.
+            model: what is trained, a wrapper of the network included.
+            epochs: how many of the stage's; all that are left by default.
             mask: entries held at zero meanwhile.
+            objective: the cell's loss by default; a method may wrap it.
+            learning_rate: the stage's by default.
+
+        Raises:
+            ContractError: more epochs in all than the stage allows.
         """
-        run = dataclasses.replace(self.run, mask=mask)
-        return fit(model, self.split, self.objective, self.stage, run)
+        left = self.stage.epochs - self.meter.epochs
+        wanted = left if epochs is None else epochs
+        if wanted > left:
+            raise ContractError(
+                f"expected at most {self.stage.epochs} epochs of training, got "
+                f"{self.meter.epochs + wanted}; plan within task.stage"
+            )
+        self.meter.epochs += wanted
+        self.meter.calls += 1
+        rate = self.stage.learning_rate if learning_rate is None else learning_rate
+        stage = dataclasses.replace(self.stage, epochs=wanted, learning_rate=rate)
+        return fit(model, self.split, objective or self.objective, stage, self._run(mask))
+
+    def _run(self, mask: Mask | None) -> Run:
+        call, run = self.meter.calls, self.run
+        state = run.state and run.state.with_name(f"{run.state.stem}-{call}{run.state.suffix}")
+        return dataclasses.replace(run, mask=mask, state=state, seed=seed_from(run.seed, call))
+
+
+@dataclass
+class Meter:
+    """What a method spent so far: training epochs, and calls of `Task.fit`."""
+
+    epochs: int = 0
+    calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,14 +153,12 @@ class Method(Protocol):
         info: who and where.
         structures: what it can remove.
         scope: whether each layer or only the whole meets the sparsity exactly.
-        trains: whether it spends the prune stage's epochs.
         largest_sparsity: in [0, 1]; 0 for the dense control.
     """
 
     info: ClassVar[Info]
     structures: ClassVar[tuple[Structure, ...]]
     scope: ClassVar[Scope]
-    trains: ClassVar[bool]
     largest_sparsity: ClassVar[Fraction]
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:
@@ -161,7 +201,7 @@ def register(name: str) -> Callable[[MethodType], MethodType]:
 
 def _shortcoming(name: str, method: object) -> str:
     """Returns what a class lacks of the contract, or an empty string."""
-    parts = ("info", "structures", "scope", "trains", "largest_sparsity", "compress")
+    parts = ("info", "structures", "scope", "largest_sparsity", "compress")
     missing = [part for part in parts if not hasattr(method, part)]
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         return f"a name that is not lower-case words joined by hyphens, {_LONGEST_NAME} letters"
@@ -181,7 +221,6 @@ def _misdeclared(method: type) -> str:
         "info": isinstance(kind.info, Info),
         "structures": len(kind.structures) > 0 and set(kind.structures) <= set(STRUCTURES),
         "scope": kind.scope in get_args(Scope),
-        "trains": isinstance(kind.trains, bool),
         "largest_sparsity": isinstance(kind.largest_sparsity, Fraction)
         and 0 <= kind.largest_sparsity <= 1,
     }

@@ -30,7 +30,6 @@ class Dense:
     )
     structures: ClassVar[tuple[Structure, ...]] = STRUCTURES
     scope: ClassVar[Scope] = "layerwise"
-    trains: ClassVar[bool] = False
     largest_sparsity: ClassVar[Fraction] = Fraction(0)
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:

@@ -35,7 +35,6 @@ class LayerwiseMagnitude:
     )
     structures: ClassVar[tuple[Structure, ...]] = STRUCTURES
     scope: ClassVar[Scope] = "layerwise"
-    trains: ClassVar[bool] = False
     largest_sparsity: ClassVar[Fraction] = Fraction(1)
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:

@@ -31,7 +31,6 @@ class Random:
     )
     structures: ClassVar[tuple[Structure, ...]] = STRUCTURES
     scope: ClassVar[Scope] = "layerwise"
-    trains: ClassVar[bool] = False
     largest_sparsity: ClassVar[Fraction] = Fraction(1)
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:

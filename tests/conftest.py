@@ -10,6 +10,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+# A package that a test installs: collected here, its method would be registered twice.
+collect_ignore = ["plugin_package"]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Tests run side by side; more threads each would only fight over the cores.

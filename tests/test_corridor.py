@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fast import DENSE, FAST, SPARSE, make_project
 
+import benchmark
 from benchmark import interface, records
-from benchmark.errors import RecordError
-from benchmark.manifest import Manifest, write_manifest
+from benchmark.digests import sha256_of_bytes
+from benchmark.errors import ContractError, RecordError
+from benchmark.manifest import Checkpoint, Manifest, write_manifest
+from benchmark.outcomes import Outcomes
 from benchmark.pipeline import Project, evaluate_all, evaluate_model, report, results
 from benchmark.pipeline.shards import read_shard
 from benchmark.protocols import PROTOCOLS
@@ -84,6 +88,51 @@ def test_python_interface(board: Project) -> None:
     assert line.robust_accuracy == stored.metrics.robust
 
 
+@pytest.mark.slow
+def test_readme_python_block_runs(board: Project) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=board.root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lwm-layerwise" in done.stdout
+
+
+def test_interface_refuses_what_it_cannot_evaluate(tmp_path: Path) -> None:
+    make_project(tmp_path, SPARSE)
+    with pytest.raises(ContractError, match=r"expected a checkpoint id or a torch\.nn\.Module"):
+        interface.evaluate(len, "digits-linf", root=tmp_path)  # type: ignore[arg-type]
+    other = replace(PROTOCOLS["digits-linf"], seed=1)
+    with pytest.raises(ContractError, match="expected a protocol of the table"):
+        interface.evaluate(SPARSE, other, root=tmp_path)
+    with pytest.raises(RecordError, match="make leaderboard"):
+        interface.results(root=tmp_path)
+    assert {"evaluate", "load_model", "results"} <= set(dir(benchmark))
+
+
+def test_records_of_other_examples_are_made_again(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entry = project.manifest().find(SPARSE)
+    evaluate_all(project, [entry], FAST, "quick")
+    path = records.record_path(project.results, FAST.id, SPARSE)
+    record, outcomes = records.read(path)
+    columns = {
+        name: values.repeat(len(values))[: len(values)] for name, values in outcomes.columns.items()
+    }
+    forged = Outcomes(columns)
+    changed = record.model_copy(update={"outcomes_sha256": sha256_of_bytes(forged.encode())})
+    signed = changed.model_copy(update={"content_digest": records.content_digest(changed)})
+    records.write(project.results, signed, forged)
+    [(_, why)] = evaluate_all(project, [entry], FAST, "quick")
+    assert "the protocol's examples" in why
+    assert records.read(path)[1].encode() == outcomes.encode()
+
+
 def test_bare_network_gets_the_same_outcomes(tmp_path: Path) -> None:
     project = make_project(tmp_path, SPARSE)
     entry = project.manifest().find(SPARSE)
@@ -153,7 +202,10 @@ def test_altered_record_is_refused(tmp_path: Path) -> None:
         (["compress", "random", "--recipe", "mnist-short"], 5, "ROBUSTPRUNE_DATA"),
         (["--device", "tpu9", "evaluate", DENSE], 7, "expected a device"),
         (["list", "method"], 3, "did you mean methods"),
-        (["--root", "/dev/null", "list", "checkpoints"], 0, ""),
+        (["compress", "random", "--sparsity", ""], 7, "expected a sparsity in"),
+        (["run", "--protocol", "mnist-linf"], 4, "--recipe mnist-short"),
+        (["--root", "/dev/null", "list", "checkpoints"], 4, "give --root"),
+        (["--device", "tpu9", "doctor"], 6, "got trouble with device"),
         (["report"], 9, "found none"),
         (["evaluate"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
@@ -172,6 +224,10 @@ def test_refusals_are_one_line_with_their_exit_code(
 
 def test_missing_data_names_the_next_step(tmp_path: Path) -> None:
     project = make_project(tmp_path, DENSE)
+    entry = project.manifest().find(DENSE)
+    other = {"dataset": "mnist", "id": DENSE.replace("digits", "mnist")}
+    changed = Checkpoint.model_validate(entry.model_dump() | other)
+    write_manifest(project.manifest_path, Manifest(checkpoints=(changed,)))
     done = command(project, "run", "--protocol", "mnist-linf")
     assert done.returncode == 5
     assert "--data-root" in done.stderr

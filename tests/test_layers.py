@@ -38,10 +38,21 @@ CONFINED = {
     "torchvision": ("benchmark.datasets", "benchmark.architectures"),
     "typer": ("benchmark.cli",),
     "rich": ("benchmark.cli",),
-    "statsmodels": ("benchmark.statistics",),
+    "statsmodels": (),
     "scipy": ("benchmark.statistics", "benchmark.evaluations", "benchmark.datasets"),
     "sklearn": ("benchmark.datasets",),
     "safetensors": ("benchmark.weights",),
+}
+
+# What a method file may see: the rows up to training, without evaluations.
+ALLOWED = {
+    "benchmark.attacks",
+    "benchmark.bounds",
+    "benchmark.errors",
+    "benchmark.objectives",
+    "benchmark.pruning",
+    "benchmark.threat",
+    "benchmark.training",
 }
 
 SOURCES = sorted((ROOT / "benchmark").rglob("*.py")) + sorted((ROOT / "methods").glob("*.py"))
@@ -101,10 +112,12 @@ def test_every_module_has_a_row() -> None:
 
 
 def test_methods_do_not_evaluate() -> None:
-    for path in (ROOT / "methods").glob("*.py"):
+    for path in set((ROOT / "methods").glob("*.py")) - {ROOT / "methods" / "__init__.py"}:
         for target, line in imports(path):
-            forbidden = ("benchmark.evaluations", "benchmark.protocols", "benchmark.datasets.")
-            assert not target.startswith(forbidden), f"{path}:{line} imports {target}"
+            ours = target.startswith("benchmark.")
+            assert not ours or target in ALLOWED or house(target) in ALLOWED, (
+                f"{path}:{line} imports {target}"
+            )
 
 
 def test_the_rule_can_fire(tmp_path: Path) -> None:

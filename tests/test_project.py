@@ -1,18 +1,25 @@
 """The project's own manifest, checkpoints and records: all of them, on every test run."""
 
+import json
+import re
 import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 import methods
 from benchmark import records
+from benchmark.attacks import Steps, pgd
 from benchmark.manifest import Checkpoint, load_model, read_manifest
+from benchmark.pipeline import Project
+from benchmark.pipeline.shards import examples_of
 from benchmark.protocols import PROTOCOLS
 from benchmark.pruning import as_sparsity
 from benchmark.recipes import RECIPES
+from benchmark.report.wording import FLAGS
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = read_manifest(ROOT / "checkpoints_manifest.json")
@@ -26,6 +33,51 @@ def test_shipped_checkpoint_keeps_its_promises(entry: Checkpoint) -> None:
     assert entry.recipe in RECIPES
     assert entry.recipe_digest == RECIPES[entry.recipe].digest, "recipe changed: retrain"
     assert entry.method in methods.names()
+
+
+def test_benign_network_is_broken_and_adversarial_one_is_not() -> None:
+    # What the board's two dense rows must show, in brief: one PGD start on 100 examples.
+    protocol = PROTOCOLS["digits-linf"]
+    examples = examples_of(Project(ROOT, device="cpu"), protocol, 0, 100)
+    robust = {}
+    for objective in ("benign", "adversarial"):
+        name = f"dense/digits/cnn-tiny/{objective}/unstructured-0/seed0"
+        model = load_model(MANIFEST.find(name), ROOT).requires_grad_(False)
+        trace = pgd(
+            model,
+            examples.inputs,
+            examples.labels,
+            threat=protocol.threat,
+            steps=Steps(20, Fraction(1, 8)),
+            restarts=1,
+            generator=torch.Generator().manual_seed(0),
+        )
+        robust[objective] = float((trace.broken_step < 0).float().mean())
+    assert robust["benign"] < 0.1
+    assert robust["adversarial"] > 0.5
+
+
+def test_every_flag_has_words_and_a_line_in_the_docs() -> None:
+    table = (ROOT / "docs" / "protocols.md").read_text().split("## Flags")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `([a-z-]+)` \|", table, flags=re.MULTILINE))
+    raised = {
+        name
+        for path in (ROOT / "benchmark").rglob("*.py")
+        if path.parent.name in ("evaluations", "benchmark")
+        for name in re.findall(r'Flag\(\s*"([a-z-]+)"', path.read_text())
+    }
+    assert documented == set(FLAGS)
+    assert raised <= documented
+
+
+def test_protocols_change_only_with_their_version() -> None:
+    golden = json.loads((ROOT / "tests" / "golden" / "protocols.json").read_text())
+    # Other tests, in the same process, add a fast one.
+    published = {name: p for name, p in PROTOCOLS.items() if name != "fast-linf"}
+    current = {name: [p.version, p.digest] for name, p in published.items()}
+    assert current == golden, (
+        "a setting changed: raise the version, then write the golden file anew"
+    )
 
 
 def test_unshipped_checkpoints_say_how_to_get_them() -> None:

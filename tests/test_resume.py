@@ -1,6 +1,8 @@
 """Kill at any moment, run again: the same record, bit for bit, and nothing finished is redone."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -52,21 +54,25 @@ def test_killed_at_random_moments(
     tmp_path: Path, workers: int, reference: dict[str, tuple[str, bytes]]
 ) -> None:
     project = make_project(tmp_path, DENSE, SPARSE)
-    moments = random.Random(workers)
+    moments, kills = random.Random(workers), 0
     for _ in range(3):
         process = start(project, workers)
         assert process.stdout is not None
         process.stdout.readline()
         before = finished_shards(project)
-        deadline = time.monotonic() + moments.uniform(0.3, 3.0 if workers == 1 else 8.0)
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
-        process.kill()
+        # Waits for some shards to be done, then for a random moment inside the next one.
+        wanted = len(before) + moments.randint(1, 12)
+        while len(finished_shards(project)) < wanted and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.2))
+        kills += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         after = finished_shards(project)
         assert before.items() <= after.items(), "a finished shard was computed again"
-        assert not list(project.results.rglob("*.json.*")), "a half-written record"
+        for path in project.results.rglob("*.json"):
+            records.read(path)  # whole, or not there
+    assert kills, "no kill met a running process"
     process = start(project, workers)
     out, errors = process.communicate(timeout=120)
     assert "finished" in out, errors
@@ -119,3 +125,40 @@ def test_damaged_shard_is_computed_again(
     records.record_path(project.results, FAST.id, SPARSE).unlink()
     evaluate_all(project, entries, FAST, "full")
     assert contents(project)[SPARSE] == reference[SPARSE]
+
+
+@pytest.mark.slow
+def test_compress_killed_after_each_epoch_makes_the_same_bits(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("drive_compress.py")
+
+    def begin(root: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(script), str(root)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def weights(root: Path) -> bytes:
+        [entry] = Project(root).manifest().checkpoints
+        return (root / entry.file).read_bytes()
+
+    def states(root: Path) -> list[int]:
+        return [p.stat().st_mtime_ns for p in (root / ".cache").rglob("*.state")]
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    out, errors = begin(whole).communicate(timeout=300)
+    assert "finished" in out, errors
+    kills = 0
+    for _ in range(3):
+        process, before = begin(parts), states(parts)
+        while states(parts) == before and process.poll() is None:
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert kills, "no kill met a running process"
+    out, errors = begin(parts).communicate(timeout=300)
+    assert "finished" in out, errors
+    assert weights(parts) == weights(whole)
+    assert not states(parts), "states are dropped once the checkpoint is there"

@@ -1,7 +1,7 @@
 """Fixed example lists: which examples are evaluated, in which order, and which are held out."""
 
 import hashlib
-from itertools import chain, zip_longest
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ VALIDATION_SHARE = 0.1
 def example_list(name: str, labels: Tensor) -> Tensor:
     """Returns the fixed order of a split's examples, of which every prefix is class-balanced.
 
-    Classes take turns in the order of their labels; inside a class the examples are ordered by the
-    SHA-256 of `name:index`. No random number library is involved, so no version changes the list.
+    Classes take turns, in each round in another order, that of the SHA-256 of `name:round:label`;
+    inside a class the examples are ordered by the SHA-256 of `name:index`. No random number library
+    is involved, so no version changes the list.
 
     Args:
         name: the data set's name.
@@ -29,11 +30,20 @@ def example_list(name: str, labels: Tensor) -> Tensor:
 
     >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
     >>> labels[example_list("digits", labels)].tolist()
-    [0, 1, 0, 1, 0, 1]
+    [1, 0, 0, 1, 1, 0]
     """
-    turns = zip_longest(*_class_orders(name, labels))
-    order = [index for index in chain.from_iterable(turns) if index is not None]
+    rounds = zip_longest(*_class_orders(name, labels))
+    order = [i for turn, members in enumerate(rounds) for i in _shuffled(f"{name}:{turn}", members)]
     return torch.tensor(order, dtype=torch.int64)
+
+
+def _shuffled(name: str, members: tuple[int | None, ...]) -> list[int]:
+    """Returns one round's examples, one a class, classes in an order of this round alone.
+
+    With many classes a short prefix is part of one round: it must not be that of the first labels.
+    """
+    classes = sorted(range(len(members)), key=lambda label: _rank(f"{name}:{label}"))
+    return [index for label in classes if (index := members[label]) is not None]
 
 
 def list_digest(indices: Tensor) -> str:
@@ -72,6 +82,10 @@ def _class_orders(name: str, labels: Tensor) -> list[list[int]]:
         members.setdefault(label, []).append(index)
 
     def rank(index: int) -> bytes:
-        return hashlib.sha256(f"{name}:{index}".encode()).digest()
+        return _rank(f"{name}:{index}")
 
     return [sorted(members[label], key=rank) for label in sorted(members)]
+
+
+def _rank(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -5,6 +5,7 @@ Diverse Parameter-free Attacks", ICML 2020 (arXiv 2003.01690). No other module k
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,14 @@ FEWEST_CLASSES = 4
 _WARNINGS = {
     "randomized defense": "randomised-output",
     "probability distribution": "softmax-output",
-    "zero gradient": "zero-gradients",
+    "zero gradient": "zero-gradients-in-attack",
     "dynamic defense": "dynamic-forward",
     "DLR loss": "too-few-classes",
     "target classes": "too-few-classes",
 }
+
+
+_COUNTED = re.compile(r"there are (\d+) points with zero gradient")
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,9 @@ class AutoAttack:
             if len(alive) == 0:
                 break
             candidates, warned = self._attack(attack, model, examples, threat, alive)
-            # The first attack that raises a flag saw the most examples.
-            flags = {flag.name: flag for flag in warned} | flags
+            for flag in warned:
+                if flag.name not in flags or flag.rate > flags[flag.name].rate:
+                    flags[flag.name] = flag
             broken = fooled(model, examples, alive, candidates, threat)
             broken_by[alive[broken]] = order
             adversarial[attack] = (
@@ -133,8 +138,9 @@ class AutoAttack:
             candidates, _ = reference.run_standard_evaluation(
                 inputs, labels, batch_size=len(inputs)
             )
-        rate = len(alive) / len(examples.labels)
-        return candidates.detach(), [_flag(text, attack, rate) for text in warnings]
+        total = len(examples.labels)
+        flags = [_flag(text, attack, _concerned(text, len(alive)) / total) for text in warnings]
+        return candidates.detach(), flags
 
     def _configure(self, reference: Any, classes: int) -> None:
         targets = min(self.targets, classes - 1)
@@ -148,6 +154,12 @@ class AutoAttack:
         reference.fab.n_iter = self.iterations
         reference.square.n_queries = self.queries
         reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = targets
+
+
+def _concerned(text: str, batch: int) -> int:
+    """Returns how many examples a warning means: the number it names, or the whole batch."""
+    counted = _COUNTED.search(text)
+    return int(counted[1]) if counted else batch
 
 
 def _flag(text: str, attack: str, rate: float) -> Flag:

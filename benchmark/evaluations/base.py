@@ -32,7 +32,7 @@ class Flag:
     """Something a reader must know about a measurement.
 
     Attributes:
-        name: one of the names in `docs/records.md`.
+        name: one of the names in `docs/protocols.md`.
         rate: share of the examples it concerns, in [0, 1].
         detail: one sentence.
     """

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.bounds import MarginBounds, Method, relaxed_units
+from benchmark.bounds import (
+    BoundMethod,
+    MarginBounds,
+    UnboundableNetwork,
+    relaxed_units,
+    rounding_allowance,
+)
 from benchmark.evaluations.base import Examples, Flag, Result
 from benchmark.evaluations.confirm import predictions
 from benchmark.evaluations.engine import Guard
@@ -21,21 +27,23 @@ class Bounds:
 
     Attributes:
         methods: what to try; order decides ties.
-        epsilons: radii to bound at, in [0, 1] pixel units.
+        epsilons: where to bound, in [0, 1] pixel units.
         crown_max_units: networks with more units to relax (ReLU outputs, max-pooling inputs) get
             CROWN-IBP in place of CROWN, whose cost grows with the square of that number.
         chunk: examples bounded at a time.
-        margin: a bound must exceed this to certify; room for float32 rounding.
+        margin: what is left of a bound must exceed this to certify.
 
-    Columns, two an epsilon: `margin@<epsilon>` float32, the best lower bound, -inf where the
-    example is misclassified unmodified or no method gave a finite bound; `method@<epsilon>` int8,
-    position in `methods` of the one that gave it, -1 with -inf.
-    Flags: `crown-ibp-for-crown` where the substitution happened.
+    Columns, two an epsilon: `margin@<epsilon>` float32, the best lower bound less the rounding
+    allowance of the example, -inf where the example is misclassified unmodified or no method gave a
+    finite bound; `method@<epsilon>` int8, position in `methods` of the one that gave it, -1 with
+    -inf.
+    Flags: `crown-ibp-for-crown` where the substitution happened; `bounds-unsupported` where a
+    method cannot bound the network, which counts as no proof and not as an error.
     """
 
     kind: ClassVar[str] = "bounds"
 
-    methods: tuple[Method, ...] = ("ibp", "crown")
+    methods: tuple[BoundMethod, ...] = ("ibp", "crown")
     epsilons: tuple[Fraction, ...]
     crown_max_units: int
     chunk: int = 32
@@ -52,29 +60,64 @@ class Bounds:
         chosen = (predictions(model, examples.inputs) == examples.labels).nonzero().flatten()
         # The engine's checks around the network are no part of the function to bound.
         network = model.network if isinstance(model, Guard) else model
-        units = relaxed_units(network, _shape(examples.inputs))
-        used = self._methods_for(units)
-        bounds = [MarginBounds(network, method, self.chunk) for method in used]
+        units, allowance, failures = self._probe(network, examples, chosen)
+        part = chosen[: len(allowance)]
+        bounds = [MarginBounds(network, method, self.chunk) for method in self._methods_for(units)]
         columns: dict[str, np.ndarray] = {}
         for epsilon in self.epsilons:
-            inputs, labels = examples.inputs[chosen], examples.labels[chosen]
-            margins = [bound(inputs, labels, threat.with_epsilon(epsilon)) for bound in bounds]
-            best, by = _best(torch.stack(margins))
-            columns[f"margin@{epsilon}"] = _spread(best, chosen, len(examples.labels), -np.inf)
-            columns[f"method@{epsilon}"] = _spread(by, chosen, len(examples.labels), -1)
-        return Result(columns=columns, adversarial={}, flags=self._flags(used, units))
+            data = (examples.inputs[part], examples.labels[part], threat.with_epsilon(epsilon))
+            margins = torch.stack([_attempt(bound, data, failures) for bound in bounds])
+            best, by = _best(margins - allowance)
+            columns[f"margin@{epsilon}"] = _spread(best, part, len(examples.labels), -np.inf)
+            columns[f"method@{epsilon}"] = _spread(by, part, len(examples.labels), -1)
+        flags = (*self._substituted(units), *_unsupported(failures, chosen, len(examples.labels)))
+        return Result(columns=columns, adversarial={}, flags=flags)
 
-    def _methods_for(self, units: int) -> tuple[Method, ...]:
+    def _probe(
+        self, network: nn.Module, examples: Examples, chosen: Tensor
+    ) -> tuple[int, Tensor, dict[BoundMethod, str]]:
+        """Returns units to relax, rounding allowances, and why methods fail before they start.
+
+        There is an allowance for each chosen example, or none at all: then there is nothing to try.
+        """
+        try:
+            units = relaxed_units(network, _shape(examples.inputs))
+            return units, rounding_allowance(network, examples.inputs[chosen]), {}
+        except UnboundableNetwork as error:
+            return 0, examples.inputs.new_empty(0), dict.fromkeys(self.methods, error.reason)
+
+    def _methods_for(self, units: int) -> tuple[BoundMethod, ...]:
         """Returns the methods that run on a network with so many units to relax."""
         if units <= self.crown_max_units:
             return self.methods
         return tuple("crown-ibp" if method == "crown" else method for method in self.methods)
 
-    def _flags(self, used: tuple[Method, ...], units: int) -> tuple[Flag, ...]:
-        if used == self.methods:
+    def _substituted(self, units: int) -> tuple[Flag, ...]:
+        if self._methods_for(units) == self.methods:
             return ()
         detail = f"{units} units to relax, full CROWN up to {self.crown_max_units}"
         return (Flag("crown-ibp-for-crown", 1.0, detail),)
+
+
+def _attempt(
+    bound: MarginBounds,
+    data: tuple[Tensor, Tensor, ThreatModel],
+    failures: dict[BoundMethod, str],
+) -> Tensor:
+    """Returns (n,) margins by one method; -inf, and the reason among the failures, if it fails."""
+    try:
+        return bound(*data)
+    except UnboundableNetwork as error:
+        failures.setdefault(bound.method, error.reason)
+        return torch.full(data[1].shape, -torch.inf, device=data[0].device)
+
+
+def _unsupported(failures: dict[BoundMethod, str], chosen: Tensor, length: int) -> tuple[Flag, ...]:
+    """Returns a flag with the share of the shard that methods were asked to bound and could not."""
+    if not failures or len(chosen) == 0:
+        return ()
+    detail = "; ".join(f"{method}: {reason}" for method, reason in failures.items())
+    return (Flag("bounds-unsupported", len(chosen) / length, f"no bound by {detail}"),)
 
 
 def _shape(inputs: Tensor) -> tuple[int, int, int]:

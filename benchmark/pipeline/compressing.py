@@ -1,5 +1,6 @@
 """From a method to a checkpoint: pretrain (shared and cached), prune, finetune, write."""
 
+import fcntl
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from benchmark.digests import digest_of, seed_from, sha256_of_bytes
 from benchmark.distributed import (
     choose_device,
     choose_workers,
+    engine_digest,
     environment,
     map_jobs,
     steady,
@@ -27,16 +29,18 @@ from benchmark.manifest import (
     LARGEST_WEIGHTS,
     Budget,
     Checkpoint,
+    check_claim,
     checkpoint_id,
+    read_weights,
     write_manifest,
 )
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import PROTOCOLS
 from benchmark.pruning import Mask, Structure, as_sparsity, measure
-from benchmark.recipes import Recipe, objective_of, recipe
+from benchmark.recipes import objective_of, recipe
 from benchmark.records import slug
 from benchmark.threat import ThreatModel
-from benchmark.training import Run, Stage, fit
+from benchmark.training import Run, fit
 
 LICENCE = "MIT"
 
@@ -70,25 +74,68 @@ class _Job:
     order: Order
     threads: int
 
+    @property
+    def states(self) -> Path:
+        """Where the training states of this order lie while it is made, but for a suffix."""
+        address = digest_of([self.order, recipe(self.order.recipe).digest, self.threads])
+        return self.project.cache / "training" / f"{address[:32]}.state"
+
+    def forget(self) -> None:
+        """Drops those states."""
+        for state in self.states.parent.glob(f"{self.states.stem}-*"):
+            state.unlink()
+
 
 def plan_orders(
     names: Sequence[str], sparsities: Sequence[Fraction], template: Order
-) -> list[Order]:
-    """Returns an order for each method and sparsity that it can reach.
+) -> tuple[list[Order], list[str]]:
+    """Returns an order for each method and sparsity that it can reach, and why others are left out.
 
     A method that reaches only 0 (the dense control) is ordered once, at 0; at 0 the others would be
     that same network, so they are ordered only where they were asked for alone.
+
+    Args:
+        names: methods.
+        sparsities: levels, for each of them.
+        template: everything else of the orders.
+
+    Returns:
+        Orders, and one line for each departure from what was asked.
+
+    Raises:
+        UnknownName: no such method.
+        ContractError: a method cannot remove that structure, or nothing is left to make.
     """
-    orders = []
-    for name in names:
-        kind = methods.method(name)
-        wanted = [s for s in sparsities if s <= kind.largest_sparsity]
-        if kind.largest_sparsity > 0 and len(sparsities) > 1:
-            wanted = [s for s in wanted if s > 0]
-        if not wanted and kind.largest_sparsity == 0:
-            wanted = [Fraction(0)]
-        orders += [replace(template, method=name, sparsity=s) for s in wanted]
-    return orders
+    levels = list(dict.fromkeys(sparsities))
+    orders: list[Order] = []
+    skipped: list[str] = []
+    for name in dict.fromkeys(names):
+        wanted, reasons = _reachable(name, levels, template.structure)
+        orders += [replace(template, method=name, sparsity=level) for level in wanted]
+        skipped += reasons
+    if not orders:
+        raise ContractError(f"expected something to make, got nothing: {'; '.join(skipped)}")
+    return orders, skipped
+
+
+def _reachable(
+    name: str, levels: Sequence[Fraction], structure: Structure
+) -> tuple[list[Fraction], list[str]]:
+    """Returns at which levels to make a method, and a line for each other one."""
+    kind = methods.method(name)
+    if reason := methods.supports(kind, name, Fraction(0), structure):
+        raise ContractError(f"expected a combination that works, got: {reason}")
+    wanted, reasons = [], []
+    for level in levels:
+        if reason := methods.supports(kind, name, level, structure):
+            reasons.append(f"{reason}: skipped")
+        elif level == 0 < kind.largest_sparsity and len(levels) > 1:
+            reasons.append(f"{name} at 0 is the dense network: skipped")
+        else:
+            wanted.append(level)
+    if not wanted and kind.largest_sparsity == 0:
+        return [Fraction(0)], [*reasons, f"{name} is made at 0 instead"]
+    return wanted, reasons
 
 
 def threat_of(dataset: str) -> ThreatModel:
@@ -142,6 +189,7 @@ def pretrain_digest(job_order: Order, project: Project, threads: int) -> str:
             "seed": job_order.seed,
             "threads": threads,
             "environment": environment(choose_device(project.device)),
+            "engine": engine_digest(),
         }
     )
 
@@ -189,46 +237,41 @@ def compress(job: _Job, watch: Watch) -> Checkpoint:
     split = load(chosen.dataset, "train", job.project.data_root, download=job.project.download)
     with steady(job.threads):
         model = pretrained(job, split, watch)
-        mask, prune_seconds = timed(lambda: _prune(job, model, split, watch))
+        (mask, epochs), prune_seconds = timed(lambda: _prune(job, model, split, watch))
         _, tune_seconds = timed(lambda: _finetune(job, model, mask, split, watch))
-    return _store(job, model, (prune_seconds + tune_seconds) / 3600)
+    entry = _store(job, model, epochs, (prune_seconds + tune_seconds) / 3600)
+    job.forget()
+    return entry
 
 
-def _prune(job: _Job, model: Classifier, split: Split, watch: Watch) -> Mask:
+def _prune(job: _Job, model: Classifier, split: Split, watch: Watch) -> tuple[Mask, int]:
+    """Runs the method on the model, in place; returns the mask and the epochs it trained."""
     order, chosen = job.order, recipe(job.order.recipe)
+    state = job.states.with_name(f"{job.states.stem}-prune.state")
     task = methods.Task(
         sparsity=order.sparsity,
         structure=order.structure,
         split=split,
         objective=objective_of(order.objective, threat_of(chosen.dataset), chosen, "prune"),
         stage=chosen.prune,
-        run=_run(job.project, order, "prune", None, watch),
+        run=_run(job.project, order, "prune", state, watch),
         generator=torch.Generator().manual_seed(seed_from(order.seed, "prune draws")),
     )
     pruned = methods.compress(order.method, methods.method(order.method)(), model, task)
     if pruned.model is not model:
         model.load_state_dict(pruned.model.state_dict())
-    return pruned.mask
+    return pruned.mask, task.meter.epochs
 
 
 def _finetune(job: _Job, model: Classifier, mask: Mask, split: Split, watch: Watch) -> None:
     order, chosen = job.order, recipe(job.order.recipe)
     objective = objective_of(order.objective, threat_of(chosen.dataset), chosen, "finetune")
-    digest = digest_of(
-        {
-            "order": [order.method, order.structure, order.sparsity, order.seed],
-            "parent": pretrain_digest(order, job.project, job.threads),
-            "recipe": chosen.digest,
-            "start": sha256_of_bytes(weights.encode(model.state_dict())),
-        }
-    )
-    state = job.project.cache / "finetuning" / f"{digest[:32]}.state"
+    state = job.states.with_name(f"{job.states.stem}-finetune.state")
     run = replace(_run(job.project, order, "finetune", state, watch), mask=mask)
     fit(model, split, objective, chosen.finetune, run)
-    state.unlink(missing_ok=True)
 
 
-def _store(job: _Job, model: Classifier, hours: float) -> Checkpoint:
+def _store(job: _Job, model: Classifier, epochs: int, hours: float) -> Checkpoint:
     """Writes the weights and returns the manifest entry that describes them."""
     order, chosen, kind = job.order, recipe(job.order.recipe), methods.method(job.order.method)
     model.cpu().to(memory_format=torch.contiguous_format)
@@ -253,7 +296,7 @@ def _store(job: _Job, model: Classifier, hours: float) -> Checkpoint:
         extra_data="",
         recipe=chosen.id,
         recipe_digest=chosen.digest,
-        budget=_budget(chosen, kind, objective.attack_steps, hours, job.project),
+        budget=_budget(job, epochs, objective.attack_steps, hours),
         bytes=len(data),
         sha256=sha256_of_bytes(data),
     )
@@ -263,20 +306,18 @@ def _store(job: _Job, model: Classifier, hours: float) -> Checkpoint:
     entry = Checkpoint.model_validate(
         {**draft.model_dump(exclude_unset=True, warnings=False), "id": name, "file": file}
     )
+    check_claim(entry, model)
     write_atomically(job.project.root / file, data)
     return entry
 
 
-def _budget(
-    chosen: Recipe, kind: type[methods.Method], attack_steps: int, hours: float, project: Project
-) -> Budget:
-    stages: tuple[Stage, ...] = (chosen.pretrain, chosen.prune, chosen.finetune)
-    pretrain, prune, finetune = (stage.epochs for stage in stages)
-    device = choose_device(project.device)
+def _budget(job: _Job, prune_epochs: int, attack_steps: int, hours: float) -> Budget:
+    chosen = recipe(job.order.recipe)
+    device = choose_device(job.project.device)
     return Budget(
-        pretrain_epochs=pretrain,
-        prune_epochs=prune if kind.trains else 0,
-        finetune_epochs=finetune,
+        pretrain_epochs=chosen.pretrain.epochs,
+        prune_epochs=prune_epochs,
+        finetune_epochs=chosen.finetune.epochs,
         attack_steps=attack_steps,
         hours=math.ceil(hours * 100) / 100,
         device=environment(device)["device"],
@@ -285,18 +326,22 @@ def _budget(
 
 def up_to_date(project: Project, order: Order) -> bool:
     """Returns whether the manifest already holds an order's checkpoint, made by the same recipe."""
+    chosen = recipe(order.recipe)
+    wanted = (order.method, chosen.dataset, order.architecture, order.objective, order.structure)
     for entry in project.manifest().checkpoints:
-        same = (entry.method, entry.architecture, entry.objective, entry.structure, entry.seed) == (
-            order.method,
-            order.architecture,
-            order.objective,
-            order.structure,
-            order.seed,
-        )
-        if same and as_sparsity(entry.sparsity) == order.sparsity:
-            path = project.root / entry.file
-            return entry.recipe_digest == recipe(order.recipe).digest and path.exists()
+        found = (entry.method, entry.dataset, entry.architecture, entry.objective, entry.structure)
+        level = as_sparsity(entry.sparsity) == order.sparsity
+        if found == wanted and level and entry.seed == order.seed:
+            return entry.recipe_digest == chosen.digest and _is_whole(project, entry)
     return False
+
+
+def _is_whole(project: Project, entry: Checkpoint) -> bool:
+    try:
+        read_weights(entry, project.root)
+    except ManifestError:
+        return False
+    return True
 
 
 def compress_all(
@@ -351,7 +396,11 @@ def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
 
 
 def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
-    write_manifest(project.manifest_path, project.manifest().with_entry(entry))
+    """Adds an entry to the manifest; commands that run side by side wait for each other."""
+    project.cache.mkdir(parents=True, exist_ok=True)
+    with (project.cache / "manifest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_manifest(project.manifest_path, project.manifest().with_entry(entry))
     return entry
 
 
@@ -359,5 +408,6 @@ def _forget(project: Project, orders: Sequence[Order], threads: int) -> None:
     """Drops the dense parents of some orders, so that they are trained again."""
     for order in orders:
         digest = pretrain_digest(order, project, threads)
+        _Job(project, order, threads).forget()
         for suffix in (".safetensors", ".state"):
             (project.cache / "pretrained" / f"{digest[:32]}{suffix}").unlink(missing_ok=True)

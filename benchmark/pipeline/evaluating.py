@@ -1,7 +1,7 @@
 """From checkpoints to records: plan shards, run what is missing, assemble."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from benchmark import outcomes as measured
 from benchmark import records
 from benchmark.digests import sha256_of_bytes
 from benchmark.distributed import choose_device, choose_workers, environment, map_jobs
-from benchmark.errors import ContractError, RecordError
+from benchmark.errors import BenchmarkError, ContractError, RecordError
 from benchmark.evaluations import Flag
 from benchmark.manifest import Checkpoint, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
@@ -23,10 +23,11 @@ from benchmark.pipeline.shards import (
     evaluated_split,
     examples_of,
     measure_shard,
-    read_shard,
+    range_digest,
+    read_outcomes,
     run_shard,
 )
-from benchmark.protocols import Protocol
+from benchmark.protocols import PROTOCOLS, Protocol
 from benchmark.pruning import measure
 from benchmark.records import Cost, FlagEntry, Layer, ResultRecord, Size
 
@@ -59,14 +60,18 @@ class Evaluation:
 
 def data_digest(project: Project, chosen: Protocol, tier: str) -> str:
     """Returns the digest of a tier's examples, and so checks that the data are there and whole."""
-    split, order = evaluated_split(chosen.dataset, project.data_root, project.download)
+    _, order = evaluated_split(*_source(project, chosen))
     count = chosen.examples(tier)
     if len(order) < count:
         raise ContractError(
             f"expected {count} test examples of {chosen.dataset}, got {len(order)}; choose a "
             "smaller tier"
         )
-    return split.digest(order[:count])
+    return range_digest(*_source(project, chosen), 0, count)
+
+
+def _source(project: Project, chosen: Protocol) -> tuple[str, Path | None, bool]:
+    return chosen.dataset, project.data_root, project.download
 
 
 def current(
@@ -80,7 +85,7 @@ def current(
     if not path.exists():
         return "no record"
     try:
-        record, _ = records.read(path)
+        record, outcomes = records.read(path)
     except RecordError as error:
         return str(error)
     if reason := records.stale(record, checkpoint, chosen):
@@ -89,6 +94,20 @@ def current(
         return f"record of tier {record.tier}"
     if (stored := record.data_digests[tier]) != digest:
         return f"expected data digest {digest[:12]}…, got {stored[:12]}…"
+    return _contradiction(project, outcomes, chosen)
+
+
+def _contradiction(project: Project, outcomes: Outcomes, chosen: Protocol) -> str:
+    """Returns why outcomes cannot be those of the protocol's examples; empty if they can."""
+    split, order = evaluated_split(*_source(project, chosen))
+    indices = order[: len(outcomes)]
+    same = np.array_equal(outcomes.columns["index"], indices.numpy())
+    if not same or not np.array_equal(outcomes.columns["label"], split.labels[indices].numpy()):
+        return "expected outcomes of the protocol's examples, got others"
+    try:
+        measured.check_invariants(outcomes, chosen)
+    except BenchmarkError as error:
+        return str(error)
     return ""
 
 
@@ -98,14 +117,11 @@ def plan(project: Project, checkpoint: Checkpoint, chosen: Protocol, tier: str) 
         raise ContractError(
             f"expected a checkpoint for {chosen.dataset} ({chosen.id}), got {checkpoint.id}"
         )
-    split, order = evaluated_split(chosen.dataset, project.data_root, project.download)
     jobs = []
     for name, settings in chosen.evaluations:
         for part in chosen.shards(tier, settings):
-            digest = split.digest(order[part.start : part.stop])
-            jobs.append(
-                ShardJob(project, checkpoint, chosen.id, name, part.start, part.stop, digest)
-            )
+            digest = range_digest(*_source(project, chosen), part.start, part.stop)
+            jobs.append(ShardJob(project, checkpoint, chosen, name, part.start, part.stop, digest))
     return jobs
 
 
@@ -192,7 +208,7 @@ def finish(
     """
     parts = []
     for job in jobs:
-        shard = read_shard(job.path)
+        shard = read_outcomes(job.path)
         if shard is None:
             raise RecordError(f"expected a result in {job.path}, found none; run again")
         parts.append((job.evaluation, job.start, shard))
@@ -226,7 +242,7 @@ def finish(
 
 
 def _missing(jobs: Sequence[ShardJob]) -> set[Path]:
-    return {job.path for job in jobs if read_shard(job.path) is None}
+    return {job.path for job in jobs if read_outcomes(job.path) is None}
 
 
 def evaluate_all(
@@ -248,6 +264,13 @@ def evaluate_all(
         tier: quick, standard or full.
         watch: told after each shard.
     """
+    if PROTOCOLS.get(chosen.id) != chosen:
+        raise ContractError(
+            f"expected a protocol of the table for stored records, got another '{chosen.id}'; "
+            "evaluate the bare network, or give the protocol an id of its own"
+        )
+    # One device for all: `auto` might choose another in a worker process.
+    project = replace(project, device=str(choose_device(project.device)))
     digest = data_digest(project, chosen, tier)
     reasons = {c.id: current(project, c, chosen, tier, digest) for c in checkpoints}
     wanted = [c for c in checkpoints if reasons[c.id]]
@@ -296,6 +319,6 @@ def evaluate_model(
     indices: torch.Tensor = order[: chosen.examples(tier)]
     outcomes, flags, cost = assemble(parts, indices.numpy(), split.labels[indices].numpy())
     measured.check_invariants(outcomes, chosen)
-    decided = measured.flags_of(outcomes, chosen)
     found = measured.metrics(outcomes, chosen)
-    return Evaluation(chosen, tier, found, outcomes, flags + decided, cost)
+    raised = measured.all_flags(flags, outcomes, chosen)
+    return Evaluation(chosen, tier, found, outcomes, raised, cost)

@@ -40,7 +40,8 @@ def report(project: Project) -> list[Path]:
     table = records.frame(records.load_all(project.results, project.manifest()))
     if not len(table):
         raise RecordError(
-            f"expected records under {project.results}, found none; run `robustprune run` first"
+            f"expected records under {project.results}, found none; make checkpoints with "
+            "`robustprune compress` if there are none, then evaluate them with `robustprune run`"
         )
     return render(table, project.site, {name: page(p) for name, p in PROTOCOLS.items()})
 

@@ -5,6 +5,7 @@ are its address in the cache. It is written atomically, so it is there whole or 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,14 +16,14 @@ from torch import nn
 
 from benchmark.datasets import Split, describe, example_list, load
 from benchmark.digests import digest_of
-from benchmark.distributed import choose_device, environment, steady, timed
-from benchmark.errors import BenchmarkError
+from benchmark.distributed import choose_device, engine_digest, environment, steady, timed
+from benchmark.errors import BenchmarkError, RecordError
 from benchmark.evaluations import Examples, Flag, Measured, run_evaluation
 from benchmark.files import read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, load_model
 from benchmark.outcomes import LARGEST_OUTCOMES, Array, encode_arrays, read_arrays
 from benchmark.pipeline.project import Project
-from benchmark.protocols import Protocol, protocol
+from benchmark.protocols import Protocol
 
 _META = "meta"
 _COLUMN, _POSITIONS, _INPUTS = "column/", "positions/", "inputs/"
@@ -35,7 +36,7 @@ class ShardJob:
     Attributes:
         project: where things are.
         checkpoint: manifest entry.
-        protocol: id.
+        protocol: under which.
         evaluation: name within the protocol.
         start: first position in the example list.
         stop: one past the last.
@@ -44,7 +45,7 @@ class ShardJob:
 
     project: Project
     checkpoint: Checkpoint
-    protocol: str
+    protocol: Protocol
     evaluation: str
     start: int
     stop: int
@@ -53,14 +54,14 @@ class ShardJob:
     @property
     def path(self) -> Path:
         """Where the result lies once it is there."""
-        chosen = protocol(self.protocol)
         address = digest_of(
             {
-                "protocol": chosen.digest,
+                "protocol": self.protocol.digest,
                 "weights": self.checkpoint.sha256,
                 "network": [self.checkpoint.dataset, self.checkpoint.architecture],
                 "data": self.data_digest,
                 "environment": environment(choose_device(self.project.device)),
+                "engine": engine_digest(),
             }
         )
         name = f"{self.evaluation}-{self.start:06d}.npz"
@@ -114,13 +115,33 @@ def write_shard(path: Path, shard: ShardResult) -> None:
     for attack, (positions, inputs) in shard.adversarial.items():
         arrays[_POSITIONS + attack] = positions
         arrays[_INPUTS + attack] = inputs
-    write_atomically(path, encode_arrays(arrays))
+    data = encode_arrays(arrays)
+    if sum(values.nbytes for values in arrays.values()) > LARGEST_OUTCOMES:
+        raise RecordError(
+            f"expected a shard of at most {LARGEST_OUTCOMES} bytes, got more in {path.name}; "
+            "choose a smaller shard size in the protocol"
+        )
+    write_atomically(path, data)
 
 
-def read_shard(path: Path) -> ShardResult | None:
-    """Returns a stored shard, or None where there is none or it is damaged and must be redone."""
+def read_outcomes(path: Path) -> ShardResult | None:
+    """Returns a stored shard without its adversarial inputs, which are most of it."""
+    return read_shard(path, lambda name: name == _META or name.startswith(_COLUMN))
+
+
+def _everything(_: str) -> bool:
+    return True
+
+
+def read_shard(path: Path, wanted: Callable[[str], bool] = _everything) -> ShardResult | None:
+    """Returns a stored shard, or None where there is none or it is damaged and must be redone.
+
+    Args:
+        path: where it lies.
+        wanted: says which arrays to unpack; the others are left out.
+    """
     try:
-        arrays = read_arrays(read_bounded(path, LARGEST_OUTCOMES))
+        arrays = read_arrays(read_bounded(path, LARGEST_OUTCOMES), wanted)
         meta = json.loads(arrays[_META].tobytes())
         flags = tuple(Flag(**flag) for flag in meta["flags"])
         numbers = (int(meta["forwards"]), int(meta["backwards"]), float(meta["seconds"]))
@@ -140,6 +161,13 @@ def evaluated_split(dataset: str, root: Path | None, download: bool) -> tuple[Sp
     """Returns a data set's test split and its example list; kept, since shards share them."""
     split = load(dataset, "test", root, download=download)
     return split, example_list(dataset, split.labels)
+
+
+@lru_cache(maxsize=4096)
+def range_digest(dataset: str, root: Path | None, download: bool, start: int, stop: int) -> str:
+    """Returns the digest of a range of a data set's example list; kept, since it reads them all."""
+    split, order = evaluated_split(dataset, root, download)
+    return split.digest(order[start:stop])
 
 
 @lru_cache(maxsize=4)
@@ -183,7 +211,7 @@ def run_shard(job: ShardJob) -> None:
     """Computes a shard and stores it, unless it is stored already."""
     if read_shard(job.path) is not None:
         return
-    chosen = protocol(job.protocol)
+    chosen = job.protocol
     device = choose_device(job.project.device)
     model = _network(job.checkpoint, job.project.root, device)
     examples = examples_of(job.project, chosen, job.start, job.stop)

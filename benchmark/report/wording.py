@@ -172,6 +172,17 @@ FLAGS: dict[str, FlagWords] = {
         "The loss gradient vanished on some inputs. Attacks that follow gradients cannot move "
         "there, so the robust accuracy may be too high.",
     ),
+    "bounds-unsupported": FlagWords(
+        "bounds unsupported",
+        "A bound method cannot handle this network; examples it could not bound count as not "
+        "certified. This casts no doubt on the attacks.",
+        informational=True,
+    ),
+    "zero-gradients-in-attack": FlagWords(
+        "zero gradients in attack",
+        "AutoAttack met inputs on its way where the loss gradient vanished and could not move on "
+        "from there, so the robust accuracy may be too high.",
+    ),
     "dynamic-forward": FlagWords(
         "dynamic forward pass",
         "The network seems to compute or optimise inside its forward pass, which AutoAttack was "

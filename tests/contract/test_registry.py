@@ -35,7 +35,6 @@ class Good:
     info: ClassVar[Info] = Info("Good", (), "", "", "A test.")
     structures: ClassVar[tuple[str, ...]] = STRUCTURES
     scope: ClassVar[str] = "layerwise"
-    trains: ClassVar[bool] = False
     largest_sparsity: ClassVar[Fraction] = Fraction(1)
 
     def compress(self, model, task):
@@ -171,10 +170,23 @@ def test_task_fit_holds_the_mask():
     before = model.body.state_dict()
     scores = {name: p.abs() for name, p in prunable_parameters(model).items()}
     mask = mask_from_scores(scores, HALF, "layerwise")
-    assert len(task.fit(model, mask)) == 1
+    assert len(task.fit(model, mask=mask)) == 1
     for name, parameter in prunable_parameters(model).items():
         assert torch.count_nonzero(parameter.detach()[~mask[name]]) == 0
     assert len(before) == len(model.body.state_dict())
+
+
+def test_task_fit_may_be_called_in_parts_but_not_beyond_the_stage():
+    task = task_of(HALF, "unstructured")
+    epochs = task.stage.epochs
+    task = dataclasses.replace(task, stage=dataclasses.replace(task.stage, epochs=3))
+    model = untrained(3)
+    assert len(task.fit(model, epochs=1)) == 1
+    assert len(task.fit(model)) == 2
+    assert task.meter.epochs == 3 and task.meter.calls == 2
+    with pytest.raises(ContractError, match="at most 3 epochs of training, got 4"):
+        task.fit(model, epochs=1)
+    assert epochs >= 1
 
 
 # --- names
@@ -248,7 +260,6 @@ def test_classes_outside_the_contract_are_refused(kind, message):
         {"structures": ()},
         {"structures": ("filters",)},
         {"scope": "local"},
-        {"trains": "no"},
         {"largest_sparsity": 1.5},
         {"largest_sparsity": Fraction(3, 2)},
     ],

@@ -22,7 +22,7 @@ SMALL_PROTOCOL = Protocol(
     dataset="digits",
     threat=ThreatModel("Linf", MAIN),
     tiers=(("quick", 10), ("standard", 20), ("full", EXAMPLES)),
-    shard_size=10,
+    shard_size=5,
     seed=0,
     evaluations=(
         ("clean", Clean()),

@@ -2,9 +2,11 @@
 
 import copy
 import os
+import pickle
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -16,11 +18,14 @@ from benchmark.architectures import Classifier, Normalise
 from benchmark.architectures.resnet import BasicBlock
 from benchmark.bounds import (
     METHODS,
+    ROUNDING,
     MarginBounds,
+    UnboundableNetwork,
     engine_version,
     interval_bounds,
     margin_bounds,
     relaxed_units,
+    rounding_allowance,
     specification,
 )
 from benchmark.errors import ContractError, ExtraMissing
@@ -424,9 +429,9 @@ def test_unknown_methods_and_chunks_are_refused() -> None:
 
 def test_crown_refuses_overlapping_poolings() -> None:
     pooled = nn.Sequential(nn.MaxPool2d(3, stride=2), nn.Flatten(), nn.Linear(18, 2))
-    with pytest.raises(ContractError, match="overlapping"):
-        MarginBounds(pooled, "crown-ibp")
     inputs, labels = data(2), torch.tensor([0, 1])
+    with pytest.raises(UnboundableNetwork, match="overlapping"):
+        margin_bounds(pooled, inputs, labels, linf(Fraction(1, 50)), "crown-ibp")
     found = [
         margin_bounds(pooled, inputs, labels, linf(Fraction(1, 50)), method)
         for method in ("ibp", "ibp-plain")
@@ -446,16 +451,203 @@ def test_labels_must_match_the_inputs() -> None:
         margin_bounds(nn.Flatten(), data(2), torch.tensor([0]), linf(0), "ibp")
 
 
-class Unknown(nn.Module):
+class Calls(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cummax(inputs[:, 0], dim=1).values.flatten(1)
+        return self.function(inputs)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_operations_without_bounds_are_refused() -> None:
-    model = nn.Sequential(Unknown(), nn.Linear(64, 2))
-    with pytest.raises(ContractError, match="auto_LiRPA bounds"):
-        margin_bounds(model, data(1), torch.tensor([0]), linf(0), "ibp")
+def ends_in(last: nn.Module) -> nn.Module:
+    return filled(nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES), last))
+
+
+UNBOUNDABLE = {
+    "an operation without bounds": (nn.GELU(), "NotImplementedError"),
+    "a layer that breaks the library": (nn.LayerNorm(CLASSES), "AttributeError"),
+    # The graph of these would be that of the traced example alone.
+    "a branch on values": (Calls(lambda x: x if x[0].sum() > 0 else -x), "TracerWarning.*boolean"),
+    "a number read out": (Calls(lambda x: x * x[0].max().item()), "TracerWarning.*number"),
+    "an array in between": (Calls(lambda x: torch.from_numpy(x.numpy() * 2)), "TracerWarning"),
+    # And these answer by more than the example.
+    "noise": (Calls(lambda x: x + torch.randn_like(x)), "two passes"),
+    "Python's noise": (Calls(lambda x: x * random.random()), "two passes"),
+    "numpy's noise": (Calls(lambda x: x * np.random.rand()), "two passes"),
+    "dropout": (Calls(lambda x: nn.functional.dropout(x, 0.5, training=True)), "two passes"),
+    "neighbours": (Calls(lambda x: x - x.mean(dim=0)), "two passes"),
+    "the size of a batch": (nn.BatchNorm1d(CLASSES, track_running_stats=False), "ValueError"),
+}
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize(("last", "reason"), UNBOUNDABLE.values(), ids=UNBOUNDABLE)
+def test_what_cannot_be_bounded_is_named_and_leaves_no_trace(
+    last: nn.Module,
+    reason: str,
+    method: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Warnings are errors here, so that none leaks either; nor may an error inside decide.
+    model, inputs, labels = ends_in(last), data(3), torch.tensor([0, 1, 2])
+    before = inputs.clone(), torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    with pytest.raises(UnboundableNetwork, match=reason) as caught:
+        margin_bounds(model, inputs, labels, linf(Fraction(1, 50)), method)
+    assert f"expected a network that {method} bounds, got '{caught.value.reason}'" in str(caught)
+    assert len(caught.value.reason) <= 80
+    assert capfd.readouterr() == ("", "") and caplog.records == []
+    assert torch.equal(inputs, before[0]) and torch.equal(torch.get_rng_state(), before[1])
+    assert random.getstate() == before[2] and (np.random.get_state()[1] == before[3]).all()
+    assert torch.is_grad_enabled() and not torch.jit.is_tracing()
+    assert not torch.onnx.is_in_onnx_export()
+
+
+@pytest.mark.parametrize(
+    "last", [nn.Softmax(dim=1), nn.Sigmoid(), Calls(lambda x: x - x.amax(dim=1, keepdim=True))]
+)
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_other_ends_are_bounded_soundly_or_not_at_all(last: nn.Module, method: str) -> None:
+    model = ends_in(last)
+    inputs = data(4)
+    labels = model(inputs).argmax(dim=1)
+    threat = linf(Fraction(1, 100))
+    try:
+        bound = margin_bounds(model, inputs, labels, threat, method)
+    except UnboundableNetwork:
+        return
+    assert (bound.double() <= smallest_margin_found(model, inputs, labels, threat) + 1e-5).all()
+
+
+def test_a_reason_repeats_although_addresses_do_not() -> None:
+    def fails(inputs: Tensor) -> Tensor:
+        raise AssertionError(f"at {hex(id(inputs))}\nand more")
+
+    with pytest.raises(UnboundableNetwork) as caught:
+        relaxed_units(Calls(fails), (2, 8, 8))
+    assert caught.value.reason == "AssertionError: at 0x..."
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), copied.reason) == (str(caught.value), caught.value.reason)
+
+
+def test_contract_errors_come_first_and_are_others() -> None:
+    model = ends_in(nn.GELU())
+    inputs, labels = data(2), torch.tensor([0, 1])
+    cases = [
+        (inputs, labels, ThreatModel.parse("L2 1/2")),
+        (inputs, labels[:1], linf(0)),
+        (inputs, labels + CLASSES, linf(0)),
+    ]
+    for case in cases:
+        with pytest.raises(ContractError) as caught:
+            margin_bounds(model, *case, "ibp")
+        assert type(caught.value) is ContractError
+    assert len(margin_bounds(model, inputs[:0], labels[:0], linf(0), "ibp")) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: no memory")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_small_machine_is_no_property_of_the_network(error: Exception) -> None:
+    def fails(inputs: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        margin_bounds(ends_in(Calls(fails)), data(1), torch.tensor([0]), linf(0), "ibp")
+    assert caught.value is error
+
+
+def test_a_failure_does_not_spoil_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = (parameter.values[0] for parameter in networks("convolutions"))
+    inputs, labels = data(2), torch.tensor([0, 1])
+    bound = MarginBounds(model, "crown")
+    expected = bound(inputs, labels, linf(Fraction(1, 50)))
+    with monkeypatch.context() as patch:
+        patch.setattr(bound._bounded, "compute_bounds", lambda **_: 1 / 0)
+        with pytest.raises(UnboundableNetwork, match="ZeroDivisionError"):
+            bound(inputs, labels, linf(Fraction(1, 50)))
+    assert torch.equal(bound(inputs, labels, linf(Fraction(1, 50))), expected)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_a_network_that_overwrites_its_input_is_bounded_at_the_input(method: str) -> None:
+    tail = [nn.Flatten(), nn.Linear(128, CLASSES)]
+    overwriting = filled(nn.Sequential(Calls(lambda x: x.mul_(0.5)), *tail))
+    plain = nn.Sequential(Calls(lambda x: x * 0.5), *tail).eval()
+    inputs, labels = data(2), torch.tensor([0, 1])
+    before = inputs.clone()
+    expected = margin_bounds(plain, inputs, labels, linf(Fraction(1, 50)), method)
+    try:
+        found = margin_bounds(overwriting, inputs, labels, linf(Fraction(1, 50)), method)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    except UnboundableNetwork:
+        pass
+    rounding_allowance(overwriting, inputs)
+    assert torch.equal(inputs, before)
+
+
+# --- rounding -------------------------------------------------------------------------------------
+
+
+def test_the_rounding_allowance_follows_the_terms_of_the_last_layer() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    model[1].weight.data = torch.tensor([[100.0, -100.0], [1.0, 2.0]])
+    model[1].bias.data = torch.tensor([-3.0, 0.0])
+    inputs = torch.tensor([[0.5, 0.5], [0.0, 0.0]]).view(2, 1, 1, 2)
+    # The terms of the first sum cancel: 50 - 50 - 3; its logit says nothing of their rounding.
+    expected = torch.tensor([103.0, 3.0]) * ROUNDING
+    torch.testing.assert_close(rounding_allowance(model, inputs), expected)
+    # Of another end only the answer is known.
+    scaled = nn.Sequential(model, Calls(lambda x: 2 * x))
+    torch.testing.assert_close(
+        rounding_allowance(scaled, inputs), torch.tensor([6.0, 6]) * ROUNDING
+    )
+    assert len(rounding_allowance(model, inputs[:0])) == 0
+
+
+def wide(seed: int) -> nn.Module:
+    body = nn.Sequential(
+        nn.Conv2d(2, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * 64, 64),
+        nn.ReLU(),
+        nn.Linear(64, CLASSES),
+    )
+    return filled(body, seed)
+
+
+@torch.no_grad()
+def test_rounding_of_the_logits_stays_well_below_the_allowance() -> None:
+    worst = 0.0
+    for seed in range(5):
+        model, inputs = wide(seed), data(16)
+        exact = copy.deepcopy(model).double()(inputs.double())
+        error = (model(inputs).double() - exact).abs().amax(dim=1)
+        # A margin is the difference of two logits.
+        worst = max(worst, (2 * error / rounding_allowance(model, inputs)).max().item())
+    assert 0 < worst < 0.1
+
+
+@pytest.mark.parametrize("method", ["ibp", "ibp-plain"])
+@pytest.mark.parametrize("epsilon", [Fraction(1, 1_000_000), Fraction(1, 10_000), Fraction(1, 255)])
+def test_rounding_that_intervals_amplify_stays_within_the_slack(
+    method: str, epsilon: Fraction
+) -> None:
+    # Of a box as small as its own rounding the error is large; the wider box allows for it.
+    without = linf(epsilon - Fraction(1, 1_000_000))
+    for seed in range(3):
+        model, inputs = wide(seed), data(4)
+        labels = model(inputs).argmax(dim=1)
+        exact = MarginBounds(copy.deepcopy(model).double(), "ibp-plain")
+        expected = exact(inputs.double(), labels, without)
+        found = margin_bounds(model, inputs, labels, linf(epsilon), method)
+        assert (found < expected).all()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

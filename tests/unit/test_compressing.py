@@ -143,13 +143,19 @@ def test_finetuning_uses_the_cell_s_objective(
 
 def test_dense_is_planned_once_and_others_where_asked() -> None:
     levels = [Fraction(0), Fraction(1, 2), Fraction(9, 10)]
-    planned = plan_orders(["dense", "random"], levels, ORDER)
+    planned, skipped = plan_orders(["dense", "random"], levels, ORDER)
     assert [(o.method, o.sparsity) for o in planned] == [
         ("dense", Fraction(0)),
         ("random", Fraction(1, 2)),
         ("random", Fraction(9, 10)),
     ]
-    assert plan_orders(["random"], [Fraction(0)], ORDER)[0].sparsity == 0
+    assert skipped == [
+        "dense reaches sparsity 0, not 0.5: skipped",
+        "dense reaches sparsity 0, not 0.9: skipped",
+        "random at 0 is the dense network: skipped",
+    ]
+    alone = replace(ORDER, method="random", sparsity=Fraction(0))
+    assert plan_orders(["random", "random"], [Fraction(0)] * 2, ORDER) == ([alone], [])
 
 
 def test_impossible_combinations_are_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_errors_of_jobs_arrive_whole(workers: int) -> None:
 
 
 def test_killed_worker_is_one_line() -> None:
-    with pytest.raises(WorkerLost, match="run the same command again"):
+    with pytest.raises(WorkerLost, match="what is done is kept"):
         list(map_jobs(die, [1, 2], 2))
 
 

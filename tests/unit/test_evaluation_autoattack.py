@@ -84,7 +84,7 @@ ORDERS = {
         ("square", "apgd-ce", "apgd-t", "fab-t"), iterations=12, queries=30, targets=4, seed=3
     ),
     "fab first": AutoAttack(("fab-t", "square", "apgd-ce"), iterations=5, queries=30, targets=3),
-    "others": AutoAttack(("fab", "apgd-dlr"), iterations=5),
+    "others": AutoAttack(("apgd-dlr", "fab"), iterations=5),
 }
 
 
@@ -274,7 +274,7 @@ def run_raw(change, settings):
     [
         (noisy(), "randomised-output"),
         (lambda logits, inputs: logits.softmax(1), "softmax-output"),
-        (flat_where_dark, "zero-gradients"),
+        (flat_where_dark, "zero-gradients-in-attack"),
         (dynamic, "dynamic-forward"),
     ],
 )

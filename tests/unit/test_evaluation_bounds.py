@@ -1,5 +1,6 @@
 """The bounds evaluation: columns, best method, substitution, and what it leaves alone."""
 
+import copy
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier, Normalise, build, initialise
-from benchmark.bounds import margin_bounds
+from benchmark.bounds import margin_bounds, rounding_allowance
 from benchmark.errors import ContractError
 from benchmark.evaluations.base import Examples
 from benchmark.evaluations.bounds import Bounds
@@ -59,7 +60,8 @@ def test_columns_hold_the_best_bound_and_its_method() -> None:
                 )
                 for method in ("ibp", "crown")
             ]
-        ).numpy()
+        )
+        each = (each - rounding_allowance(model, examples.inputs)).numpy()
         margin, method = columns[f"margin@{epsilon}"], columns[f"method@{epsilon}"]
         assert margin.dtype == np.float32 and method.dtype == np.int8
         np.testing.assert_array_equal(margin, each.max(axis=0))
@@ -186,3 +188,177 @@ def test_any_module_without_a_leading_normalisation_can_be_bounded() -> None:
     expected = run(plain, examples, settings())
     for name, column in run(Wrapped(model.body).eval(), examples, settings()).items():
         np.testing.assert_allclose(column, expected[name], atol=1e-5)
+
+
+# --- networks that cannot be bounded --------------------------------------------------------------
+
+
+def ends_in(*last: nn.Module) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), *last)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn((10, 64), generator=generator(3)))
+        model[1].bias.zero_()
+    return model.eval()
+
+
+class Branching(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs if inputs.sum() > 0 else 2 * inputs
+
+
+class Noisy(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + 0.01 * torch.randn_like(inputs)
+
+
+@pytest.mark.parametrize("last", [nn.GELU(), Branching(), Noisy(), nn.LayerNorm(10)])
+def test_a_network_without_bounds_is_not_certified_and_says_why(
+    last: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = ends_in(last)
+    examples = shard(model, wrong=(3,))
+    measured = run_evaluation(
+        model, examples, name="bounds", settings=settings(), threat=THREAT, seed=(0, "bounds", 0)
+    )
+    for epsilon in (SMALL, LARGE):
+        assert np.isneginf(measured.result.columns[f"margin@{epsilon}"]).all()
+        assert (measured.result.columns[f"method@{epsilon}"] == -1).all()
+    (flag,) = measured.result.flags
+    assert (flag.name, flag.rate) == ("bounds-unsupported", pytest.approx(5 / 6))
+    assert flag.detail.startswith("no bound by ibp: ") and "; crown: " in flag.detail
+    assert flag.detail.isprintable() and len(flag.detail) < 250
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_end_in_softmax_is_measured() -> None:
+    model = ends_in(nn.Softmax(dim=1))
+    examples = shard(model)
+    result = settings().run(model, examples, THREAT, generator())
+    assert [flag.name for flag in result.flags] == ["bounds-unsupported"]
+    assert "crown" in result.flags[0].detail
+    clean = model(examples.inputs).detach().topk(2).values
+    assert (result.columns["margin@1/100"] <= (clean[:, 0] - clean[:, 1]).numpy()).all()
+
+
+def test_the_methods_that_work_count_where_another_fails() -> None:
+    # Overlapping poolings: intervals only.
+    model = nn.Sequential(nn.MaxPool2d(3, stride=2), nn.Flatten(), nn.Linear(9, 10)).eval()
+    examples = shard(model)
+    result = settings(methods=("crown", "ibp")).run(model, examples, THREAT, generator())
+    alone = run(model, examples, settings(methods=("ibp",)))
+    for epsilon in (SMALL, LARGE):
+        np.testing.assert_array_equal(
+            result.columns[f"margin@{epsilon}"], alone[f"margin@{epsilon}"]
+        )
+        assert (result.columns[f"method@{epsilon}"] == 1).all()
+    (flag,) = result.flags
+    assert (flag.rate, flag.detail) == (1.0, "no bound by crown: overlapping max-poolings; use ibp")
+
+
+class Fussy(nn.Module):
+    """Answers for whole shards only."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len(inputs) < 6:
+            raise ValueError("too few")
+        return inputs.flatten(1)[:, :10]
+
+
+def test_a_network_that_fails_on_other_inputs_is_not_certified() -> None:
+    model = Fussy()
+    result = settings().run(model, shard(model), THREAT, generator())
+    assert np.isneginf(result.columns["margin@1/100"]).all()
+    assert (result.columns["method@1/100"] == -1).all()
+    (flag,) = result.flags
+    assert flag.detail == "no bound by ibp: ValueError: too few; crown: ValueError: too few"
+
+
+def test_nothing_to_bound_raises_no_flag() -> None:
+    model = ends_in(nn.GELU())
+    result = settings().run(model, shard(model, wrong=tuple(range(6))), THREAT, generator())
+    assert result.flags == () and np.isneginf(result.columns["margin@1/20"]).all()
+
+
+def test_what_breaks_the_contract_still_stops_the_run() -> None:
+    model = ends_in(nn.GELU())
+    with pytest.raises(ContractError, match="Linf"):
+        settings().run(model, shard(model), ThreatModel.parse("L2 1/2"), generator())
+    examples = shard(model)
+    with torch.no_grad():
+        model[1].bias[0] = torch.nan
+    with pytest.raises(ContractError, match="finite logits"):
+        run_evaluation(
+            model, examples, name="bounds", settings=settings(), threat=THREAT, seed=(0,)
+        )
+
+
+# --- rounding -------------------------------------------------------------------------------------
+
+
+def on_the_edge(seed: int, epsilon: Fraction) -> tuple[nn.Module, Tensor]:
+    """Returns a network and one input whose interval bound is zero up to a step of the bias."""
+    source = generator(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    inputs = torch.rand((1, 1, 8, 8), generator=source)
+    with torch.no_grad():
+        for layer in (model[1], model[3]):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=source) / 4)
+            layer.bias.copy_(torch.randn(layer.bias.shape, generator=source) / 4)
+        for _ in range(2):
+            model[3].bias[0] -= exact_bound(model, inputs, epsilon)
+    return model, inputs
+
+
+def exact_bound(model: nn.Module, inputs: Tensor, epsilon: Fraction) -> float:
+    doubled = copy.deepcopy(model).double()
+    ball, labels = ThreatModel("Linf", epsilon), torch.zeros(1, dtype=torch.int64)
+    return margin_bounds(doubled, inputs.double(), labels, ball, "ibp-plain").item()
+
+
+def times(model: nn.Module, factor: float) -> nn.Module:
+    scaled = copy.deepcopy(model)
+    with torch.no_grad():
+        scaled[3].weight.mul_(factor)
+        scaled[3].bias.mul_(factor)
+    return scaled
+
+
+def test_rounding_certifies_nothing_at_any_scale() -> None:
+    # So small that the rounding of the box shows too.
+    epsilon = Fraction(1, 10_000)
+    chosen = settings(methods=("ibp",), epsilons=(epsilon,))
+    would_have = 0
+    for seed in range(20):
+        model, inputs = on_the_edge(seed, epsilon)
+        examples = Examples(inputs, torch.tensor([0]), torch.tensor([0]), 2)
+        for factor in (1e6, 1.0, 1e-6):
+            scaled = times(model, factor)
+            assert scaled(inputs).argmax() == 0
+            if exact_bound(scaled, inputs, epsilon) > 0:
+                continue
+            margin = run(scaled, examples, chosen)["margin@1/10000"].item()
+            assert margin <= chosen.margin, (seed, factor)
+            ball = ThreatModel("Linf", epsilon)
+            bare = margin_bounds(scaled, inputs, examples.labels, ball, "ibp").item()
+            would_have += bare > chosen.margin
+    # Without the allowance, rounding alone would have certified these.
+    assert would_have >= 3
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e-6])
+def test_scale_proves_nothing_new_and_hides_little(factor: float) -> None:
+    model = network()
+    examples = shard(model)
+    scaled = copy.deepcopy(model)
+    last = [layer for layer in scaled.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
+    chosen = settings()
+    before, after = run(model, examples, chosen), run(scaled, examples, chosen)
+    for epsilon in (SMALL, LARGE):
+        proven = before[f"margin@{epsilon}"] > chosen.margin
+        again = after[f"margin@{epsilon}"] > chosen.margin
+        assert not (again & ~proven).any()
+        if factor > 1:
+            assert (again == proven).all() and (epsilon == LARGE or proven.any())

@@ -301,9 +301,9 @@ def test_square_flag_over_two_in_a_thousand(count: int, raised: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "step", "raised"), [(5, 6, False), (6, 6, True), (6, 5, False), (6, 10, True)]
+    ("count", "step", "raised"), [(10, 6, False), (11, 6, True), (11, 5, False), (11, 10, True)]
 )
-def test_convergence_flag_over_five_in_a_thousand(count: int, step: int, raised: bool) -> None:
+def test_convergence_flag_over_one_in_a_hundred(count: int, step: int, raised: bool) -> None:
     """Ten steps: those broken after the fifth would have survived half the steps."""
     columns = blank(1000)
     columns[PGD][:count] = step

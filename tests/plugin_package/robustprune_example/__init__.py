@@ -27,7 +27,6 @@ class FirstWeights:
     )
     structures: ClassVar[tuple[Structure, ...]] = ("unstructured",)
     scope: ClassVar[Scope] = "layerwise"
-    trains: ClassVar[bool] = False
     largest_sparsity: ClassVar[Fraction] = Fraction(1)
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:
