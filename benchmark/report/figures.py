@@ -328,6 +328,8 @@ def _place_names(axes: Axes, ends: Sequence[tuple[str, Point, str]]) -> None:
             # Dotted where it crosses the axes: it must not pass for a stretch of the line itself.
             arrowprops={
                 **LEADER,
+                # From the name's near edge: from its middle the line would cross the name below.
+                "relpos": (0, 0.5),
                 "color": colour,
                 "linestyle": "-" if point.at >= edge else (0, (1, 5)),
             },
