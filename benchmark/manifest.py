@@ -238,17 +238,17 @@ def read_weights(entry: Checkpoint, root: Path) -> dict[str, Tensor]:
     return weights.decode(data)
 
 
-def empty_network(entry: Checkpoint) -> Classifier:
-    """Returns the architecture of a checkpoint, untrained.
+def empty_network(architecture: str, dataset: str) -> Classifier:
+    """Returns an architecture for a data set, untrained.
 
     Raises:
         UnknownName: an architecture or data set that nothing here knows.
         ContractError: an architecture that is not defined for the data set's shape.
     """
-    lookup("architecture", entry.architecture, ARCHITECTURES)
-    description = describe(entry.dataset, None)
+    lookup("architecture", architecture, ARCHITECTURES)
+    description = describe(dataset, None)
     return build(
-        entry.architecture,
+        architecture,
         shape=description.shape,
         classes=description.classes,
         mean=description.mean,
@@ -265,7 +265,7 @@ def load_model(entry: Checkpoint, root: Path) -> Classifier:
         UnknownName: an architecture or data set that nothing here knows.
     """
     state = read_weights(entry, root)
-    model = empty_network(entry)
+    model = empty_network(entry.architecture, entry.dataset)
     _check_shapes(entry, model.state_dict(), state)
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -5,13 +5,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 import methods
 from benchmark import weights
-from benchmark.architectures import Classifier, build, initialise
+from benchmark.architectures import Classifier, initialise
 from benchmark.datasets import Split, describe, load
 from benchmark.digests import digest_of, seed_from, sha256_of_bytes
 from benchmark.distributed import (
@@ -31,6 +32,7 @@ from benchmark.manifest import (
     Checkpoint,
     check_claim,
     checkpoint_id,
+    empty_network,
     read_weights,
     write_manifest,
 )
@@ -152,14 +154,7 @@ def threat_of(dataset: str) -> ThreatModel:
 
 def fresh_network(order: Order) -> Classifier:
     """Returns the untrained network of an order, drawn from its seed."""
-    description = describe(recipe(order.recipe).dataset, None)
-    model = build(
-        order.architecture,
-        shape=description.shape,
-        classes=description.classes,
-        mean=description.mean,
-        std=description.std,
-    )
+    model = empty_network(order.architecture, recipe(order.recipe).dataset)
     initialise(model, torch.Generator().manual_seed(seed_from(order.seed, "weights")))
     return model
 
@@ -175,14 +170,24 @@ def _run(project: Project, order: Order, stage: str, state: Path | None, watch: 
     )
 
 
+@lru_cache(maxsize=1)
+def _training_data(dataset: str, root: Path | None, download: bool) -> tuple[Split, str]:
+    """Returns a data set's training split and its digest; kept, since orders of a cell share it."""
+    split = load(dataset, "train", root, download=download)
+    return split, split.digest(torch.arange(len(split)))
+
+
+def _data_of(project: Project, order: Order) -> tuple[Split, str]:
+    return _training_data(recipe(order.recipe).dataset, project.data_root, project.download)
+
+
 def pretrain_digest(job_order: Order, project: Project, threads: int) -> str:
     """Returns the digest of all that a pretrained network depends on."""
     chosen = recipe(job_order.recipe)
-    split = load(chosen.dataset, "train", project.data_root, download=project.download)
     threat = threat_of(chosen.dataset)
     return digest_of(
         {
-            "data": split.digest(torch.arange(len(split))),
+            "data": _data_of(project, job_order)[1],
             "architecture": job_order.architecture,
             "objective": objective_of(job_order.objective, threat, chosen, "pretrain"),
             "stage": chosen.pretrain,
@@ -221,8 +226,7 @@ def _pretrain_job(job: _Job) -> None:
 
 
 def _pretrain(job: _Job, watch: Watch) -> None:
-    chosen = recipe(job.order.recipe)
-    split = load(chosen.dataset, "train", job.project.data_root, download=job.project.download)
+    split, _ = _data_of(job.project, job.order)
     with steady(job.threads):
         pretrained(job, split, watch)
 
@@ -233,8 +237,7 @@ def _compress_job(job: _Job) -> Checkpoint:
 
 def compress(job: _Job, watch: Watch) -> Checkpoint:
     """Makes one checkpoint: weights on disk, manifest entry returned (the caller stores it)."""
-    chosen = recipe(job.order.recipe)
-    split = load(chosen.dataset, "train", job.project.data_root, download=job.project.download)
+    split, _ = _data_of(job.project, job.order)
     with steady(job.threads):
         model = pretrained(job, split, watch)
         (mask, epochs), prune_seconds = timed(lambda: _prune(job, model, split, watch))
