@@ -59,6 +59,9 @@ MONOTONE = (
     nn.Dropout,
 )
 
+# Frames that the library may use to walk a graph; the stack holds many times as many.
+DEPTH = 10_000
+
 # Two passes over one input may differ by rounding, never by this share of the largest logit.
 SAME_ANSWER = 1e-3
 
@@ -563,7 +566,7 @@ def _foreign(method: str) -> Iterator[None]:
         UnboundableNetwork: whatever went wrong inside, except a machine too small or broken, on
             which no outcome may depend.
     """
-    with _quiet(), _random_state():
+    with _quiet(), _random_state(), _deep():
         try:
             yield
         except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
@@ -576,6 +579,17 @@ def _foreign(method: str) -> Iterator[None]:
             reason = ": ".join([type(error).__name__, *lines[:1]])
             # An address differs from run to run.
             raise _unboundable(method, re.sub(r"0x[0-9a-fA-F]+", "0x...", reason)) from error
+
+
+@contextlib.contextmanager
+def _deep() -> Iterator[None]:
+    """Allows the library to follow a deep graph, node by node."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _unboundable(method: str, reason: str) -> UnboundableNetwork:
@@ -661,13 +675,15 @@ def _supplied(table: dict[str, Any], name: str, value: object) -> Iterator[None]
 def _quiet_import() -> Iterator[None]:
     """Undoes what importing the library does to the process: warnings, logging, a folder at home.
 
-    It prepends a warning filter, hangs a handler on the root logger and makes a folder that it
-    never uses. Its own deprecation warnings concern its authors, so they are dropped.
+    It prepends a warning filter, hangs a handler on the root logger, makes a folder that it never
+    uses, and lifts the recursion limit so far that a deep file would end the process instead of
+    raising. Its own deprecation warnings concern its authors, so they are dropped.
     """
     root, disabled = logging.getLogger(), logging.root.manager.disable
     handlers = list(root.handlers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(record=True))
+        stack.callback(sys.setrecursionlimit, sys.getrecursionlimit())
         stack.callback(logging.disable, disabled)
         logging.disable(logging.WARNING)
         with contextlib.suppress(ImportError):

@@ -74,8 +74,8 @@ def environment(device: torch.device) -> Mapping[str, str]:
 
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
 _ENGINE = (
-    "architectures attacks.py bounds.py datasets distributed.py evaluations manifest.py objectives "
-    "pruning.py threat.py training.py weights.py"
+    "architectures attacks.py bounds.py datasets distributed.py evaluations evidence.py "
+    "manifest.py objectives pipeline/shards.py pruning.py threat.py training.py weights.py"
 ).split()
 
 

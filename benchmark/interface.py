@@ -8,7 +8,8 @@ from torch import nn
 
 from benchmark import manifest, records
 from benchmark.errors import ContractError, RecordError
-from benchmark.outcomes import all_flags, metrics
+from benchmark.flags import all_flags
+from benchmark.outcomes import metrics
 from benchmark.pipeline import Evaluation, Project, evaluate_all, evaluate_model
 from benchmark.pipeline import results as frame_of
 from benchmark.pipeline.project import MANIFEST, find_root

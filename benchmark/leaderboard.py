@@ -2,19 +2,34 @@
 
 A cell holds what may be compared: same protocol and examples, architecture, structure and sparsity.
 "Better" is a claim, so it takes a paired test: rows that the test cannot separate from the best of
-their cell share its rank.
+their cell share its rank. Places rest on the best known outcomes: what the protocol's attacks and
+accepted challenges left standing. `docs/statistics.md` says what each number means.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmark.digests import seed_from
 from benchmark.errors import ContractError, shorten
 from benchmark.protocols import UNSTRUCTURED
-from benchmark.statistics import holm, mcnemar_exact
+from benchmark.statistics import (
+    Bools,
+    Estimate,
+    SeedsInterval,
+    area_under_curve,
+    break_even,
+    check_paired,
+    difference_interval,
+    holm,
+    mcnemar_exact,
+    rank_intervals,
+    seeds_interval,
+)
 
 Row = Mapping[Any, Any]
 
@@ -26,6 +41,48 @@ SIGNIFICANCE = 0.05
 DENSE = "dense"
 RANDOM = "random"
 MAGNITUDE = ("lwm-layerwise", "lwm-global")
+
+# The share of the dense network's robust accuracy that `curves` asks a pruned one to keep.
+KEPT = 0.9
+
+# What the points of a curve share with the dense network that it starts from, and with each other.
+_ORIGIN = (
+    *("protocol", "protocol_digest", "data_digest", "tier"),
+    *("architecture", "recipe", "objective", "seed"),
+)
+_LINE = (*_ORIGIN, "structure", "method")
+
+_CURVE_COLUMNS = (
+    *(*_LINE, "examples", "levels", "area", "area_low", "area_high"),
+    *("kept_share", "kept_sparsity", "kept_low", "kept_high", "kept_at_least"),
+)
+
+_UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two rows compare on the examples that they share.
+
+    Attributes:
+        difference: best known robust accuracy of the first minus that of the second, with its 95 %
+            interval.
+        p: of the exact McNemar test of "both are right equally often".
+    """
+
+    difference: Estimate
+    p: float
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row's place in its cell; the defaults are those of a row without one."""
+
+    rank: int | None = None
+    low: int | None = None
+    high: int | None = None
+    tied: bool = False
+    p: float = math.nan
 
 
 def bucket(sparsity: float) -> float:
@@ -46,9 +103,13 @@ def rank(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows sorted as a leaderboard, with their place in it.
 
     Added columns: `bucket` (grid sparsity), `cell` (name of what the row is compared with), `rank`
-    (Int64, missing for rows without a result), `tied_with_best`, `p_best` (Holm-adjusted exact
+    (Int64, missing for rows without a result and for unrankable ones), `rank_low` and `rank_high`
+    (Int64, its 95 % interval by paired bootstrap), `tied_with_best`, `p_best` (Holm-adjusted exact
     McNemar p against the best of the cell, NaN for the best itself), `rivals` (other ranked rows of
-    the cell), `missing_controls` (names, comma-separated) and `incomplete`.
+    the cell), `missing_controls` (names, comma-separated), `incomplete`, `gain`, `gain_low` and
+    `gain_high` (accuracy minus that of the better magnitude control, NaN where there is none and
+    for that control itself), `gain_over` (that control's checkpoint id, else empty), `seeds`
+    (rankable rows of the same setting), `seed_mean`, `seed_spread`, `seed_low` and `seed_high`.
 
     Args:
         frame: one row a checkpoint, protocol and tier, as `records.frame` gives it; left unchanged.
@@ -59,22 +120,71 @@ def rank(frame: pd.DataFrame) -> pd.DataFrame:
     """
     ranked = frame.reset_index(drop=True)
     rows: Sequence[Row] = ranked.to_dict("records")
-    ranked["bucket"] = pd.Series([_bucket_of(row) for row in rows], dtype="float64")
-    ranked["cell"] = pd.Series([_cell(row) for row in rows], dtype="str")
-    places = _places(rows, list(ranked["cell"]))
-    ranked["rank"] = pd.array([place[0] for place in places], dtype="Int64")
-    ranked["tied_with_best"] = pd.Series([place[1] for place in places], dtype="bool")
-    ranked["p_best"] = pd.Series([place[2] for place in places], dtype="float64")
-    ranked["rivals"] = _rivals(ranked)
-    missing = _missing_controls(rows, list(ranked["cell"]))
+    cells = [_cell(row) for row in rows]
+    ranked["bucket"] = pd.Series([bucket(_sparsity(row)) for row in rows], dtype="float64")
+    ranked["cell"] = pd.Series(cells, dtype="str")
+    _add_places(ranked, _places(rows, cells))
+    missing = _missing_controls(rows, cells)
     ranked["missing_controls"] = pd.Series([", ".join(names) for names in missing], dtype="str")
     ranked["incomplete"] = pd.Series([bool(names) for names in missing], dtype="bool")
+    _add_gains(ranked, _gains(rows, cells))
+    _add_seeds(ranked, _seeds(rows, cells))
     return _sorted(ranked)
 
 
 def has_result(row: Row) -> bool:
-    """Returns whether the row was evaluated to the end and so can take a place."""
+    """Returns whether the row was evaluated to the end and so has accuracies to show."""
     return row["status"] == "done" and math.isfinite(_number(row["robust_accuracy"]))
+
+
+def rankable(row: Row) -> bool:
+    """Returns whether the row may take a place: it has a result, and no flag stands against it."""
+    reason = row.get("unrankable")
+    return has_result(row) and not (isinstance(reason, str) and reason)
+
+
+def compare(first: Row, second: Row) -> Comparison:
+    """Returns how two rows compare, example by example.
+
+    Args:
+        first: a finished row of the frame.
+        second: another one, over the same examples.
+
+    Raises:
+        ContractError: a row without outcomes, or rows over different examples.
+    """
+    ours, theirs = _stacked((first, second))
+    return Comparison(difference_interval(ours, theirs), mcnemar_exact(ours, theirs))
+
+
+def curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns one line a curve of best known robust accuracy against sparsity.
+
+    A curve is what one method reaches in one structure with one recipe, objective and seed; it
+    starts at the dense network of that recipe, objective and seed. Columns: those that name it
+    (`protocol`, `protocol_digest`, `data_digest`, `tier`, `architecture`, `recipe`, `objective`,
+    `seed`, `structure`, `method`), `examples`, `levels` (list of its sparsities), `area`,
+    `area_low` and `area_high` (mean accuracy over the range of sparsities), `kept_share` (0.9),
+    `kept_sparsity`, `kept_low` and `kept_high` (the largest sparsity that keeps this share of the
+    dense accuracy) and `kept_at_least` (whether it is kept up to the last level). Numbers are NaN
+    where the dense network or any other level is missing.
+
+    Args:
+        frame: as for `rank`; rows without a result and unrankable ones are left out.
+
+    Raises:
+        ContractError: a finished row without outcomes, or rows of a curve over different examples.
+    """
+    rows: Sequence[Row] = [row for row in frame.to_dict("records") if rankable(row)]
+    rows = sorted(rows, key=_key)
+    starts = {_values(row, _ORIGIN): row for row in reversed(rows) if row["method"] == DENSE}
+    pruned = [row for row in rows if row["method"] != DENSE and _sparsity(row) > 0]
+    lines = _members(_values(row, _LINE) for row in pruned)
+    found = [
+        _curve([pruned[p] for p in lines[line]], starts.get(line[: len(_ORIGIN)]))
+        for line in sorted(lines)
+    ]
+    return pd.DataFrame(found, columns=pd.Index(_CURVE_COLUMNS))
 
 
 def _number(value: object) -> float:
@@ -83,80 +193,124 @@ def _number(value: object) -> float:
     return math.nan
 
 
-def _bucket_of(row: Row) -> float:
+def _sparsity(row: Row) -> float:
     claimed = _number(row["sparsity"])
-    return bucket(claimed if math.isfinite(claimed) else _number(row.get("measured_sparsity")))
+    return claimed if math.isfinite(claimed) else _number(row.get("measured_sparsity"))
+
+
+def _accuracy(row: Row) -> float:
+    """Returns the best known robust accuracy; a frame without challenges has the attacked one."""
+    known = _number(row.get("best_known_accuracy"))
+    return known if math.isfinite(known) else _number(row["robust_accuracy"])
 
 
 def _cell(row: Row) -> str:
     # The digests keep rows apart that were evaluated under another version of the protocol, or on
     # other pixels.
     version = f"{str(row['protocol_digest'])[:8]}-{str(row['data_digest'])[:8]}"
-    sparsity = _bucket_of(row)
+    sparsity = bucket(_sparsity(row))
     structure = row["structure"] if sparsity > 0 else DENSE
     return (
         f"{row['protocol']}@{version}/{row['tier']}/{row['architecture']}"
-        f"/{row['recipe']}/{structure}/{100 * sparsity:g}"
+        f"/{structure}/{100 * sparsity:g}"
     )
 
 
-def _members(cells: Iterable[str]) -> dict[str, list[int]]:
-    positions: dict[str, list[int]] = {}
-    for position, cell in enumerate(cells):
-        positions.setdefault(cell, []).append(position)
+def _members(names: Iterable[Any]) -> dict[Any, list[int]]:
+    positions: dict[Any, list[int]] = {}
+    for position, name in enumerate(names):
+        positions.setdefault(name, []).append(position)
     return positions
-
-
-def _places(rows: Sequence[Row], cells: list[str]) -> list[tuple[int | None, bool, float]]:
-    """Returns (rank, tied with the best, adjusted p) of each row, or (None, False, NaN)."""
-    places: list[tuple[int | None, bool, float]] = [(None, False, math.nan)] * len(rows)
-    for positions in _members(cells).values():
-        standing = sorted(
-            (p for p in positions if has_result(rows[p])), key=lambda p: _key(rows[p])
-        )
-        if not standing:
-            continue
-        best, *others = standing
-        outcomes = _robust(rows[best])
-        adjusted = holm([mcnemar_exact(outcomes, _robust(rows[p])) for p in others])
-        tied = {p: value > SIGNIFICANCE for p, value in zip(others, adjusted, strict=True)}
-        places[best] = (1, any(tied.values()), math.nan)
-        accuracies = [float(rows[p]["robust_accuracy"]) for p in standing]
-        for position, value in zip(others, adjusted, strict=True):
-            higher = sum(other > rows[position]["robust_accuracy"] for other in accuracies)
-            places[position] = (1 if tied[position] else 1 + higher, tied[position], value)
-    return places
-
-
-def _rivals(ranked: pd.DataFrame) -> pd.Series:
-    sizes = ranked.loc[ranked["rank"].notna(), "cell"].value_counts()
-    return (ranked["cell"].map(sizes).fillna(1) - 1).astype("int64")
 
 
 def _key(row: Row) -> tuple[float, float, str]:
     """Returns the order inside a cell: more robust, then more certified, then by name."""
     certified = _number(row.get("certified_accuracy"))
     certified = certified if math.isfinite(certified) else -1.0
-    return -_number(row["robust_accuracy"]), -certified, str(row["checkpoint_id"])
+    return -_accuracy(row), -certified, str(row["checkpoint_id"])
 
 
-def _robust(row: Row) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _outcomes(row: Row) -> Mapping[str, Any]:
     outcomes = row.get("outcomes")
     if not isinstance(outcomes, Mapping) or "robust" not in outcomes:
         raise ContractError(
             f"expected per-example robust outcomes of '{shorten(str(row['checkpoint_id']))}', got "
             "none; evaluate it again"
         )
-    return np.asarray(outcomes["robust"])
+    return outcomes
 
 
-def _missing_controls(rows: Sequence[Row], cells: list[str]) -> list[tuple[str, ...]]:
+def _stacked(rows: Sequence[Row]) -> Bools:
+    """Returns (M, N) best known outcomes of rows, refused unless over the same examples."""
+    found = [_outcomes(row) for row in rows]
+    for row, outcomes in zip(rows, found, strict=True):
+        _check_same_examples(rows[0], found[0], row, outcomes)
+    return np.stack([np.asarray(o.get("best_known", o["robust"])) for o in found])
+
+
+def _check_same_examples(
+    first: Row, first_outcomes: Mapping[str, Any], row: Row, outcomes: Mapping[str, Any]
+) -> None:
+    lengths = len(first_outcomes["robust"]), len(outcomes["robust"])
+    digests = str(first.get("data_digest")), str(row.get("data_digest"))
+    if digests[0] != digests[1] or lengths[0] != lengths[1]:
+        names = [f"'{shorten(str(r['checkpoint_id']))}'" for r in (first, row)]
+        raise ContractError(
+            f"expected outcomes on the same examples, got {names[0]} over {lengths[0]} of "
+            f"{digests[0][:8]} and {names[1]} over {lengths[1]} of {digests[1][:8]}; compare rows "
+            "of one protocol and tier"
+        )
+    if "index" in first_outcomes and "index" in outcomes:
+        check_paired(np.asarray(first_outcomes["index"]), np.asarray(outcomes["index"]))
+
+
+def _places(rows: Sequence[Row], cells: Sequence[str]) -> list[_Place]:
+    places = [_Place()] * len(rows)
+    for cell, positions in _members(cells).items():
+        standing = sorted((p for p in positions if rankable(rows[p])), key=lambda p: _key(rows[p]))
+        if standing:
+            found = _places_in_cell(cell, [rows[position] for position in standing])
+            for position, place in zip(standing, found, strict=True):
+                places[position] = place
+    return places
+
+
+def _places_in_cell(cell: str, rows: Sequence[Row]) -> list[_Place]:
+    """Returns the places of the rows of a cell, the best first."""
+    outcomes = _stacked(rows)
+    adjusted = holm([mcnemar_exact(outcomes[0], other) for other in outcomes[1:]])
+    below = [False, *(value <= SIGNIFICANCE for value in adjusted)]
+    accuracies = [_accuracy(row) for row in rows]
+    # Seeded by the cell, so that its ends do not depend on what else the board holds.
+    lows, highs = rank_intervals(outcomes, np.random.default_rng(seed_from("ranks", cell)))
+    places = []
+    for number, accuracy in enumerate(accuracies):
+        place = 1 + sum(other > accuracy for other in accuracies) if below[number] else 1
+        tied = not below[number] if number else not all(below[1:])
+        p = adjusted[number - 1] if number else math.nan
+        # What Holm's test cannot tell from the best, the bootstrap sometimes can.
+        low = min(place, int(lows[number]))
+        places.append(_Place(place, low, int(highs[number]), tied, p))
+    return places
+
+
+def _add_places(ranked: pd.DataFrame, places: Sequence[_Place]) -> None:
+    ranked["rank"] = pd.array([place.rank for place in places], dtype="Int64")
+    ranked["rank_low"] = pd.array([place.low for place in places], dtype="Int64")
+    ranked["rank_high"] = pd.array([place.high for place in places], dtype="Int64")
+    ranked["tied_with_best"] = pd.Series([place.tied for place in places], dtype="bool")
+    ranked["p_best"] = pd.Series([place.p for place in places], dtype="float64")
+    sizes = ranked.loc[ranked["rank"].notna(), "cell"].value_counts()
+    ranked["rivals"] = (ranked["cell"].map(sizes).fillna(1) - 1).astype("int64")
+
+
+def _missing_controls(rows: Sequence[Row], cells: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns which controls of its recipe each row lacks: dense parent, random, magnitude."""
-    parents = {_family(row) for row in rows if has_result(row) and row["method"] == DENSE}
+    parents = {_family(row) for row in rows if rankable(row) and row["method"] == DENSE}
     present = {
         (cell, _training(row), row["method"])
         for row, cell in zip(rows, cells, strict=True)
-        if has_result(row)
+        if rankable(row)
     }
     return [_missing(row, cell, parents, present) for row, cell in zip(rows, cells, strict=True)]
 
@@ -178,13 +332,68 @@ def _missing(
 
 
 def _family(row: Row) -> tuple[str, ...]:
-    columns = ("protocol", "protocol_digest", "tier", "architecture")
+    columns = ("protocol", "protocol_digest", "data_digest", "tier", "architecture")
     return (*(str(row[column]) for column in columns), *_training(row))
 
 
 def _training(row: Row) -> tuple[str, str]:
     # A control tells something only if it was trained alike: same recipe, same objective.
     return str(row["recipe"]), str(row["objective"])
+
+
+def _gains(rows: Sequence[Row], cells: Sequence[str]) -> list[tuple[Estimate, str]]:
+    """Returns each row's gain over its magnitude control, and that control's checkpoint id."""
+    controls: dict[tuple[str, tuple[str, str]], list[Row]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        if rankable(row) and row["method"] in MAGNITUDE:
+            controls.setdefault((cell, _training(row)), []).append(row)
+    gains: list[tuple[Estimate, str]] = []
+    for row, cell in zip(rows, cells, strict=True):
+        control = _control(row, controls.get((cell, _training(row)), []))
+        if control is None or control is row or not rankable(row):
+            gains.append((_UNKNOWN, ""))
+        else:
+            gain = difference_interval(*_stacked((row, control)))
+            gains.append((gain, str(control["checkpoint_id"])))
+    return gains
+
+
+def _control(row: Row, controls: Sequence[Row]) -> Row | None:
+    """Returns the best of a row's magnitude controls, of its own seed if there are such."""
+    own = [control for control in controls if control["seed"] == row["seed"]]
+    return min(own or controls, key=_key, default=None)
+
+
+def _add_gains(ranked: pd.DataFrame, gains: Sequence[tuple[Estimate, str]]) -> None:
+    ranked["gain"] = pd.Series([gain.value for gain, _ in gains], dtype="float64")
+    ranked["gain_low"] = pd.Series([gain.low for gain, _ in gains], dtype="float64")
+    ranked["gain_high"] = pd.Series([gain.high for gain, _ in gains], dtype="float64")
+    ranked["gain_over"] = pd.Series([control for _, control in gains], dtype="str")
+
+
+def _seeds(rows: Sequence[Row], cells: Sequence[str]) -> list[SeedsInterval]:
+    """Returns for each row what the seeds of its setting say together."""
+    nothing = SeedsInterval(0, math.nan, math.nan, math.nan, math.nan, "")
+    found = [nothing] * len(rows)
+    settings = [
+        (cell, str(row["method"]), _training(row), str(_sparsity(row)))
+        for row, cell in zip(rows, cells, strict=True)
+    ]
+    for positions in _members(settings).values():
+        trained = [rows[position] for position in positions if rankable(rows[position])]
+        if trained:
+            together = seeds_interval(_stacked(trained))
+            for position in positions:
+                found[position] = together
+    return found
+
+
+def _add_seeds(ranked: pd.DataFrame, found: Sequence[SeedsInterval]) -> None:
+    ranked["seeds"] = pd.Series([seeds.seeds for seeds in found], dtype="int64")
+    ranked["seed_mean"] = pd.Series([seeds.mean for seeds in found], dtype="float64")
+    ranked["seed_spread"] = pd.Series([seeds.spread for seeds in found], dtype="float64")
+    ranked["seed_low"] = pd.Series([seeds.low for seeds in found], dtype="float64")
+    ranked["seed_high"] = pd.Series([seeds.high for seeds in found], dtype="float64")
 
 
 def _sorted(ranked: pd.DataFrame) -> pd.DataFrame:
@@ -210,3 +419,28 @@ def _order(row: Row, sizes: Mapping[Any, float]) -> tuple[Any, ...]:
         0 if unranked else int(row["rank"]),
         (0.0, 0.0, str(row["checkpoint_id"])) if unranked else _key(row),
     )
+
+
+def _values(row: Row, columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(row[column]) for column in columns)
+
+
+def _curve(rows: Sequence[Row], start: Row | None) -> dict[str, Any]:
+    """Returns the line of a curve, given its pruned rows and the dense row that it starts from."""
+    points = {_sparsity(row): row for row in reversed(rows)} | ({0.0: start} if start else {})
+    levels, area, kept = sorted(points), _UNKNOWN, _UNKNOWN
+    if start and len(levels) > 1:
+        outcomes = _stacked([points[level] for level in levels])
+        area, kept = area_under_curve(levels, outcomes), break_even(levels, outcomes, KEPT)
+    return {
+        **{column: rows[0][column] for column in (*_LINE, "examples")},
+        "levels": levels,
+        "area": area.value,
+        "area_low": area.low,
+        "area_high": area.high,
+        "kept_share": KEPT,
+        "kept_sparsity": kept.value,
+        "kept_low": kept.low,
+        "kept_high": kept.high,
+        "kept_at_least": kept.value == levels[-1],
+    }

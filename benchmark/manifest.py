@@ -18,9 +18,10 @@ from torch import Tensor
 from benchmark import weights
 from benchmark.architectures import ARCHITECTURES, Classifier, build
 from benchmark.datasets import describe
-from benchmark.digests import sha256_of_bytes
+from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.errors import ManifestError, StorageError, lookup, shorten
 from benchmark.files import inside, read_bounded, write_atomically
+from benchmark.migrations import migrate, parse
 from benchmark.pruning import Structure, as_sparsity, measure
 
 LARGEST_MANIFEST = 64 << 20
@@ -36,6 +37,7 @@ Line = Annotated[
     Field(max_length=400, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"),
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+CheckpointId = Annotated[Line, Field(max_length=200)]
 
 
 class Strict(BaseModel):
@@ -94,7 +96,7 @@ class Checkpoint(Strict):
         sha256: of the file.
     """
 
-    id: Line = Field(max_length=200)
+    id: CheckpointId
     display_name: Line = Field(min_length=1)
     method: str
     dataset: str
@@ -196,7 +198,9 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest()
     data = read_bounded(path, LARGEST_MANIFEST)
     try:
-        return Manifest.model_validate_json(data)
+        return Manifest.model_validate_json(
+            json.dumps(migrate("manifest", parse("manifest", data)))
+        )
     except ValidationError as error:
         raise ManifestError(
             f"expected a valid manifest in {shorten(str(path), 400)}, got {explain(error)}; "
@@ -212,6 +216,17 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
     write_atomically(path, f"{text}\n".encode())
+
+
+def slug(checkpoint_id: str) -> str:
+    """Returns the file name stem of a checkpoint's record; different ids never share one.
+
+    >>> slug("dense/digits/cnn-tiny")
+    'dense__digits__cnn-tiny'
+    """
+    stem = checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
+    # File systems end names at 255 bytes, suffixes and temporary marks included.
+    return stem if len(stem) <= 200 else f"{stem[:160]}_d{digest_of(checkpoint_id)[:32]}"
 
 
 def read_weights(entry: Checkpoint, root: Path) -> dict[str, Tensor]:

@@ -10,28 +10,30 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import InvariantViolation, RecordError, shorten
-from benchmark.evaluations import AutoAttack, Bounds, Clean, Flag, Pgd, Smoothing
+from benchmark.evaluations import (
+    AutoAttack,
+    Bounds,
+    Clean,
+    Pgd,
+    Sanity,
+    Smoothing,
+    Transfer,
+)
+from benchmark.evaluations.base import MISCLASSIFIED, NOT_RUN, PROVEN, SURVIVED
 from benchmark.protocols import Protocol
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
-
-# Thresholds of the flags that outcomes decide, in shares of the examples. The first is AutoAttack's
-# own (Croce & Hein 2020, flags of the released code); the others are argued in docs/protocols.md.
-SQUARE_GAIN = 0.002
-PGD_LEAD = 0.05
-STEPS_GAIN = 0.01
-PGD_STRONGER = 0.0
 
 # An outcomes file is a few dozen small columns; a larger one is not ours.
 LARGEST_OUTCOMES = 256 << 20
@@ -125,12 +127,15 @@ def _any(_: str) -> bool:
     return True
 
 
-def read_arrays(data: bytes, wanted: Callable[[str], bool] = _any) -> dict[str, Array]:
+def read_arrays(
+    data: bytes, wanted: Callable[[str], bool] = _any, limit: int = LARGEST_OUTCOMES
+) -> dict[str, Array]:
     """Returns the arrays of a .npz file, never unpickling, with a bound on their unpacked size.
 
     Args:
         data: the file.
         wanted: says by name which arrays to unpack.
+        limit: bytes in all when unpacked.
 
     Raises:
         RecordError: not such a file.
@@ -138,7 +143,7 @@ def read_arrays(data: bytes, wanted: Callable[[str], bool] = _any) -> dict[str, 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            _check_members(members)
+            _check_members(members, limit)
             names = {m.filename.removesuffix(".npy"): m for m in members}
             return {n: _read_array(archive.read(m)) for n, m in names.items() if wanted(n)}
     except _DAMAGE as error:
@@ -148,7 +153,7 @@ def read_arrays(data: bytes, wanted: Callable[[str], bool] = _any) -> dict[str, 
         ) from error
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
+def _check_members(members: Sequence[zipfile.ZipInfo], limit: int) -> None:
     """Checks an archive's table before anything in it is unpacked.
 
     Raises:
@@ -159,8 +164,8 @@ def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
     if {member.compress_type for member in members} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise ValueError("another compression")
     size = sum(member.file_size for member in members)
-    if size > LARGEST_OUTCOMES:
-        raise ValueError(f"{size} bytes unpacked, more than {LARGEST_OUTCOMES}")
+    if size > limit:
+        raise ValueError(f"{size} bytes unpacked, more than {limit}")
 
 
 def _read_array(data: bytes) -> Array:
@@ -180,23 +185,33 @@ def _read_array(data: bytes) -> Array:
 
 
 def check_columns(outcomes: Outcomes, protocol: Protocol) -> None:
-    """Checks that every column that a protocol's evaluations write is there and possible.
+    """Checks that just the columns that a protocol's evaluations write are there, and possible.
 
     Raises:
-        RecordError: a column is missing, of another kind, or holds a value that means nothing.
+        RecordError: a column is missing, left over, of another kind, or holds a value that means
+            nothing.
     """
-    for name, kind, lowest, highest in _expected(protocol):
+    expected = list(_expected(protocol))
+    if odd := sorted(outcomes.columns.keys() - {name for name, *_ in expected}):
+        raise RecordError(f"expected no outcome column {shorten(odd[0])}, got it; evaluate again")
+    for name, kind, lowest, highest in expected:
         values = outcomes.columns.get(name)
         if values is None or values.dtype.kind != kind:
             found = "none" if values is None else str(values.dtype)
             raise RecordError(
                 f"expected outcome column {name} of kind '{kind}', got {found}; evaluate again"
             )
+        if kind == "f" and ".margin@" in name and np.isnan(values).any():
+            raise RecordError(f"expected numbers in outcome column {name}, got NaN; evaluate again")
         if kind == "i" and len(values) and not lowest <= values.min() <= values.max() <= highest:
             raise RecordError(
                 f"expected values in {lowest:g} … {highest:g} in outcome column {name}, got "
                 f"{values.min()} … {values.max()}; evaluate again"
             )
+
+
+# The smallest code of each kind of attack: sanity and transfer spare nobody.
+_LOWEST: dict[type, int] = {AutoAttack: PROVEN, Sanity: MISCLASSIFIED, Transfer: NOT_RUN}
 
 
 def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
@@ -207,11 +222,11 @@ def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
         if isinstance(settings, Clean):
             yield f"{name}.prediction", "i", 0, math.inf
             yield f"{name}.zero_gradient", "b", 0, 1
-        elif isinstance(settings, AutoAttack):
-            yield f"{name}.broken_by", "i", -2, len(settings.attacks) - 1
+        elif isinstance(settings, AutoAttack | Sanity | Transfer):
+            yield f"{name}.broken_by", "i", _LOWEST[type(settings)], len(settings.attacks) - 1
         elif isinstance(settings, Pgd):
             for epsilon in settings.epsilons or (protocol.threat.epsilon,):
-                yield f"{name}.broken_step@{epsilon}", "i", -2, settings.steps.count
+                yield f"{name}.broken_step@{epsilon}", "i", PROVEN, settings.steps.count
         elif isinstance(settings, Bounds):
             for epsilon in settings.epsilons:
                 yield f"{name}.margin@{epsilon}", "f", -math.inf, math.inf
@@ -219,6 +234,12 @@ def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
         elif isinstance(settings, Smoothing):
             yield f"{name}.prediction", "i", -2, math.inf
             yield f"{name}.radius", "f", 0, math.inf
+            yield f"{name}.selected", "i", -2, math.inf
+            yield f"{name}.count", "i", -2, settings.n
+        if isinstance(settings, Sanity):
+            yield f"{name}.huge_survived", "b", 0, 1
+            yield f"{name}.vanishing_gradient", "b", 0, 1
+            yield f"{name}.planted", "i", -2, 1
 
 
 def clean_correct(outcomes: Outcomes) -> Bools:
@@ -226,16 +247,45 @@ def clean_correct(outcomes: Outcomes) -> Bools:
     return np.asarray(outcomes.columns["clean.prediction"] == outcomes.columns["label"])
 
 
-def broken(outcomes: Outcomes, protocol: Protocol) -> Iterator[tuple[str, Fraction, Bools]]:
-    """Yields (attack, epsilon, (N,) broken) for each attack at each epsilon it ran at."""
+class Attempt(NamedTuple):
+    """What one attack did at one epsilon.
+
+    Attributes:
+        evaluation: name within the protocol.
+        attack: its own name.
+        epsilon: the ball it searched.
+        tried: (N,) bool, examples it was run on.
+        broken: (N,) bool, examples it broke.
+    """
+
+    evaluation: str
+    attack: str
+    epsilon: Fraction
+    tried: Bools
+    broken: Bools
+
+
+def attempts(outcomes: Outcomes, protocol: Protocol) -> Iterator[Attempt]:
+    """Yields what each attack did at each epsilon it ran at, in the protocol's order."""
     for name, settings in protocol.evaluations:
         if isinstance(settings, Pgd):
             for epsilon in settings.epsilons or (protocol.threat.epsilon,):
-                yield name, epsilon, outcomes.columns[f"{name}.broken_step@{epsilon}"] >= 0
-        elif isinstance(settings, AutoAttack):
+                column = outcomes.columns[f"{name}.broken_step@{epsilon}"]
+                yield Attempt(name, name, epsilon, column >= SURVIVED, column >= 0)
+        elif isinstance(settings, AutoAttack | Sanity | Transfer):
             column = outcomes.columns[f"{name}.broken_by"]
+            tried = column >= SURVIVED
             for index, attack in enumerate(settings.attacks):
-                yield attack, protocol.threat.epsilon, np.asarray(column == index)
+                found = np.asarray(column == index)
+                yield Attempt(name, attack, protocol.threat.epsilon, tried, found)
+                # Members of one evaluation see only the survivors of those before them.
+                tried = tried & ~found
+
+
+def broken(outcomes: Outcomes, protocol: Protocol) -> Iterator[tuple[str, Fraction, Bools]]:
+    """Yields (attack, epsilon, (N,) broken) for each attack at each epsilon it ran at."""
+    for attempt in attempts(outcomes, protocol):
+        yield attempt.attack, attempt.epsilon, attempt.broken
 
 
 def certified(outcomes: Outcomes, protocol: Protocol) -> dict[Fraction, Bools]:
@@ -257,9 +307,20 @@ def _claims(outcomes: Outcomes, protocol: Protocol) -> Iterator[tuple[str, Fract
     """Yields (evaluation, epsilon, (N,) margin proven) for each bound at each epsilon."""
     for name, settings in protocol.evaluations:
         if isinstance(settings, Bounds):
-            for epsilon in settings.epsilons:
-                margin = outcomes.columns[f"{name}.margin@{epsilon}"]
-                yield name, epsilon, np.asarray(margin > settings.margin)
+            for epsilon, proven in settings.proven(part(outcomes, name)).items():
+                yield name, epsilon, proven
+
+
+def part(outcomes: Outcomes, evaluation: str) -> dict[str, Array]:
+    """Returns the columns of one evaluation, under their names within it."""
+    start = f"{evaluation}."
+    columns = outcomes.columns.items()
+    return {name.removeprefix(start): v for name, v in columns if name.startswith(start)}
+
+
+def survived(column: Array) -> Bools:
+    """Returns (N,) whether an attack left an example correct, not attacking the proven included."""
+    return np.asarray((column == SURVIVED) | (column == PROVEN))
 
 
 def attacked(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools:
@@ -267,11 +328,11 @@ def attacked(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools
 
     An input found at a smaller epsilon lies in the larger ball too, so it counts there.
     """
-    survived = clean_correct(outcomes)
+    standing = clean_correct(outcomes)
     for _, found_at, was_broken in broken(outcomes, protocol):
         if found_at <= epsilon:
-            survived = survived & ~was_broken
-    return survived
+            standing = standing & ~was_broken
+    return standing
 
 
 def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
@@ -279,7 +340,8 @@ def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
 
     (1) Proven at epsilon: classified correctly unmodified, and not broken by any attack at that
     epsilon or below. (2) Attacked, survivors included: classified correctly unmodified; left out as
-    misclassified: misclassified indeed.
+    misclassified: misclassified indeed. (3) Left out as proven: exactly those that are, where the
+    protocol certifies first, and otherwise nobody.
 
     Raises:
         RecordError: a column is missing or holds impossible values.
@@ -295,8 +357,41 @@ def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
         _refuse(refuted, outcomes, f"certified at {where} yet broken by an attack")
     for name, values in outcomes.columns.items():
         if name.endswith(".broken_by") or ".broken_step@" in name:
-            _refuse((values > -2) & ~correct, outcomes, f"attacked in {name} yet misclassified")
-            _refuse((values == -2) & correct, outcomes, f"left out in {name} yet correct")
+            tried = values >= SURVIVED
+            _refuse(tried & ~correct, outcomes, f"attacked in {name} yet misclassified")
+            left_out = values == MISCLASSIFIED
+            _refuse(left_out & correct, outcomes, f"left out in {name} yet correct")
+    for name, settings in protocol.evaluations:
+        if isinstance(settings, Transfer):
+            column = outcomes.columns[f"{name}.broken_by"]
+            _refuse(column == PROVEN, outcomes, f"left out in {name} as proven")
+            if (column == NOT_RUN).any():
+                _refuse(column != NOT_RUN, outcomes, f"tried in {name} beside others not tried")
+    for name, epsilon in _certified_first(protocol):
+        spared = outcomes.columns[name] == PROVEN
+        proven = _proven_at(outcomes, protocol, epsilon)
+        _refuse(spared & ~proven, outcomes, f"left out in {name} as proven yet not certified")
+        _refuse(proven & ~spared, outcomes, f"certified yet not left out in {name}")
+
+
+def _certified_first(protocol: Protocol) -> Iterator[tuple[str, Fraction]]:
+    """Yields (column, epsilon) of every attack that spares what is proven, if the protocol does."""
+    for name, settings in protocol.evaluations:
+        if isinstance(settings, AutoAttack):
+            yield f"{name}.broken_by", protocol.threat.epsilon
+        elif isinstance(settings, Pgd):
+            for epsilon in settings.epsilons or (protocol.threat.epsilon,):
+                yield f"{name}.broken_step@{epsilon}", epsilon
+
+
+def _proven_at(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools:
+    """Returns (N,) whether the protocol spares an example the attacks at an epsilon."""
+    found = np.zeros(len(outcomes), dtype=np.bool_)
+    if protocol.certify_first:
+        for _, certified_at, claimed in _claims(outcomes, protocol):
+            if certified_at >= epsilon:
+                found |= claimed
+    return found
 
 
 def _refuse(examples: Bools, outcomes: Outcomes, rule: str) -> None:
@@ -354,10 +449,10 @@ def _survival(outcomes: Outcomes, protocol: Protocol, kind: type[Pgd] | type[Aut
     """Returns the share that survived the evaluation of a kind at the protocol's epsilon."""
     for name, settings in protocol.evaluations:
         if isinstance(settings, AutoAttack) and kind is AutoAttack:
-            return float((outcomes.columns[f"{name}.broken_by"] == -1).mean())
+            return float(survived(outcomes.columns[f"{name}.broken_by"]).mean())
         if isinstance(settings, Pgd) and kind is Pgd and not settings.epsilons:
             column = outcomes.columns[f"{name}.broken_step@{protocol.threat.epsilon}"]
-            return float((column == -1).mean())
+            return float(survived(column).mean())
     return float("nan")
 
 
@@ -371,74 +466,3 @@ def _smoothed(outcomes: Outcomes, protocol: Protocol) -> tuple[float, int]:
             certain = right & (radius >= float(protocol.smoothed_radius))
             return float(certain.mean()), count
     return float("nan"), 0
-
-
-def all_flags(raised: Iterable[Flag], outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:
-    """Returns the flags raised while evaluating and those that outcomes decide, each once, by name.
-
-    Args:
-        raised: by the evaluations; an outcome's verdict under the same name replaces it.
-        outcomes: of the examples in question.
-        protocol: they are evaluated under.
-    """
-    found = {flag.name: flag for flag in raised}
-    found |= {flag.name: flag for flag in flags_of(outcomes, protocol)}
-    return tuple(found[name] for name in sorted(found))
-
-
-def flags_of(outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:
-    """Returns the flags that outcomes decide (design rule 4), with their rates."""
-    flags: list[Flag] = []
-    for name, settings in protocol.evaluations:
-        if isinstance(settings, Clean):
-            zero = float(outcomes.columns[f"{name}.zero_gradient"].mean())
-            if zero > 0:
-                text = "the loss has no gradient at these inputs"
-                flags.append(Flag("zero-gradients", zero, text))
-        elif isinstance(settings, AutoAttack):
-            flags += _square(outcomes, name, settings)
-        elif isinstance(settings, Pgd) and not settings.epsilons:
-            flags += _convergence(outcomes, name, settings, protocol)
-    return tuple(flags + _disagreement(outcomes, protocol))
-
-
-def _square(outcomes: Outcomes, name: str, settings: AutoAttack) -> list[Flag]:
-    if "square" not in settings.attacks:
-        return []
-    by_square = outcomes.columns[f"{name}.broken_by"] == settings.attacks.index("square")
-    gain = float(by_square.mean())
-    if gain <= SQUARE_GAIN:
-        return []
-    text = "Square broke examples that survived every gradient attack"
-    return [Flag("square-lowers-accuracy", gain, text)]
-
-
-def _convergence(outcomes: Outcomes, name: str, settings: Pgd, protocol: Protocol) -> list[Flag]:
-    column = outcomes.columns[f"{name}.broken_step@{protocol.threat.epsilon}"]
-    late = float((column > settings.steps.count // 2).mean())
-    if late <= STEPS_GAIN:
-        return []
-    text = f"the second half of {settings.steps.count} PGD steps still broke examples"
-    return [Flag("pgd-not-converged", late, text)]
-
-
-def _disagreement(outcomes: Outcomes, protocol: Protocol) -> list[Flag]:
-    """Compares PGD and AutoAttack example by example."""
-    columns = outcomes.columns
-    attack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), None)
-    pgd = next((n for n, s in protocol.evaluations if isinstance(s, Pgd) and not s.epsilons), None)
-    if attack is None or pgd is None:
-        return []
-    survived_attack = columns[f"{attack}.broken_by"] == -1
-    survived_pgd = columns[f"{pgd}.broken_step@{protocol.threat.epsilon}"] == -1
-    flags = []
-    stronger = float((survived_attack & ~survived_pgd).mean())
-    if stronger > PGD_STRONGER:
-        text = "PGD broke examples that survived AutoAttack"
-        flags.append(Flag("pgd-stronger-than-autoattack", stronger, text))
-    # One division, not a difference of two means: 0.35 - 0.30 is a little less than 0.05.
-    lead = (int(survived_pgd.sum()) - int(survived_attack.sum())) / len(outcomes)
-    if lead >= PGD_LEAD:
-        text = "AutoAttack lies at least 5 points under PGD"
-        flags.append(Flag("autoattack-far-below-pgd", lead, text))
-    return flags

@@ -6,23 +6,47 @@ outcomes are; the frame computes accuracies from outcomes, once.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from benchmark import challenges as sent
 from benchmark import outcomes as measured
+from benchmark.challenges import Challenge
 from benchmark.digests import digest_of
-from benchmark.errors import ManifestError, RecordError, StorageError, shorten
+from benchmark.errors import (
+    InvariantViolation,
+    ManifestError,
+    RecordError,
+    StorageError,
+    shorten,
+)
 from benchmark.evaluations import Bounds, Flag, Smoothing
 from benchmark.files import read_bounded, write_atomically
-from benchmark.manifest import Checkpoint, Digest, Line, Manifest, Strict, explain
+from benchmark.flags import all_flags, unrankable_reasons
+from benchmark.manifest import (
+    Checkpoint,
+    CheckpointId,
+    Digest,
+    Line,
+    Manifest,
+    Strict,
+    explain,
+    slug,
+)
+from benchmark.migrations import migrate, parse, version_of
 from benchmark.outcomes import Bools, Outcomes
 from benchmark.protocols import PROTOCOLS, TIERS, Protocol
 
 LARGEST_RECORD = 16 << 20
+
+SCHEMA_VERSION: Literal[2] = 2
 
 
 # A number of something.
@@ -73,17 +97,24 @@ class Size(Strict):
 
 
 class Cost(Strict):
-    """What one evaluation cost.
+    """What one evaluation cost, and what certifying first spared it.
 
     Attributes:
         seconds: summed over shards, each on one CPU thread or one accelerator.
         forwards: forward passes, in examples.
         backwards: backward passes, in examples.
+        attacked: examples attacked, counted once an epsilon; 0 where the evaluation is no attack.
+        proven: examples spared because they are proven robust, counted once an epsilon.
+        forwards_saved: forward passes spared at least: a spared example would have survived every
+            step, which costs no less than the mean of those attacked.
     """
 
     seconds: float = Field(ge=0, allow_inf_nan=False)
     forwards: Count
     backwards: Count
+    attacked: Count
+    proven: Count
+    forwards_saved: Count
 
 
 class FlagEntry(Strict):
@@ -92,6 +123,29 @@ class FlagEntry(Strict):
     name: Line
     rate: float = Field(ge=0, le=1, allow_inf_nan=False)
     detail: Line
+
+
+class EvidenceFile(Strict):
+    """One file of adversarial inputs, beside the records under `reports/evidence/`.
+
+    Attributes:
+        start: first position in the protocol's example list that it speaks of.
+        stop: one past the last.
+        inputs: adversarial inputs in it.
+        bytes: size of the file.
+        sha256: of the file.
+    """
+
+    start: Count
+    stop: Count
+    inputs: Count
+    bytes: Count
+    sha256: Digest
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return f"{self.start:06d}.npz"
 
 
 class ResultRecord(Strict):
@@ -114,11 +168,15 @@ class ResultRecord(Strict):
         flags: warnings, each with its rate.
         environment: versions and device.
         outcomes_sha256: of the .npz beside this file.
+        evidence: files of adversarial inputs; empty in records of the first schema.
+        parent_sha256: weights of the dense parent that transfer attacked; empty without one.
+        training_digest: of the training examples that sanity compared with; empty without any.
         content_digest: of everything above but seconds and environment: two runs agree on it.
+        seals: by field, the digest of each of the above, so that a change is named.
     """
 
-    schema_version: Literal[1] = 1
-    checkpoint_id: Line = Field(max_length=200)
+    schema_version: Literal[2]
+    checkpoint_id: CheckpointId
     checkpoint_sha256: Digest
     protocol: Line
     protocol_version: Count
@@ -126,33 +184,50 @@ class ResultRecord(Strict):
     tier: Line
     examples: int = Field(ge=1, lt=2**63)
     data_digests: dict[Line, Digest]
-    status: Literal["done", "skipped"] = "done"
-    reason: Line = ""
+    status: Literal["done", "skipped"]
+    reason: Line
     size: Size
     cost: dict[Line, Cost]
     flags: tuple[FlagEntry, ...] = Field(strict=False)
     environment: dict[Line, Line]
     outcomes_sha256: Digest
-    content_digest: Line = ""
+    evidence: tuple[EvidenceFile, ...] = Field(strict=False)
+    parent_sha256: Annotated[Line, Field(pattern=r"^([0-9a-f]{64})?$")]
+    training_digest: Annotated[Line, Field(pattern=r"^([0-9a-f]{64})?$")]
+    content_digest: Line
+    seals: dict[Line, Digest]
 
 
 def content_digest(record: ResultRecord) -> str:
-    """Returns the digest of a record's repeatable content: all but times, machine and itself."""
-    content = record.model_dump(mode="json", exclude={"environment", "content_digest"})
+    """Returns the digest of a record's repeatable content: all but times, machine and digests."""
+    content = record.model_dump(mode="json", exclude={"environment", "content_digest", "seals"})
     for cost in content["cost"].values():
         del cost["seconds"]
     return digest_of(content)
 
 
-def slug(checkpoint_id: str) -> str:
-    """Returns the file name stem of a checkpoint's record; different ids never share one.
+def sealed(record: ResultRecord) -> ResultRecord:
+    """Returns a record with the digests of its content and of each field."""
+    digested = record.model_copy(update={"content_digest": content_digest(record), "seals": {}})
+    return digested.model_copy(update={"seals": seals(digested)})
 
-    >>> slug("dense/digits/cnn-tiny")
-    'dense__digits__cnn-tiny'
-    """
-    stem = checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
-    # File systems end names at 255 bytes, suffixes and temporary marks included.
-    return stem if len(stem) <= 200 else f"{stem[:160]}_d{digest_of(checkpoint_id)[:32]}"
+
+def seals(record: ResultRecord) -> dict[str, str]:
+    """Returns the digest of each field but the seals themselves."""
+    content = record.model_dump(mode="json", exclude={"seals"})
+    return {name: digest_of(value) for name, value in content.items()}
+
+
+def broken_seals(record: ResultRecord) -> list[str]:
+    """Returns the fields that are not what they were sealed as; the order is that of the format."""
+    now = seals(record)
+    odd = [name for name, seal in now.items() if record.seals.get(name) != seal]
+    return odd + [f"seals.{name}" for name in record.seals if name not in now]
+
+
+def evidence_folder(folder: Path, protocol: str, checkpoint_id: str) -> Path:
+    """Returns where the evidence of a record lies, given the folder of all evidence."""
+    return folder / protocol / slug(checkpoint_id)
 
 
 def record_path(folder: Path, protocol: str, checkpoint_id: str) -> Path:
@@ -185,7 +260,7 @@ def read(path: Path) -> tuple[ResultRecord, Outcomes]:
     """
     shown = shorten(str(path), 400)
     try:
-        record = ResultRecord.model_validate_json(read_bounded(path, LARGEST_RECORD))
+        record = _parsed(read_bounded(path, LARGEST_RECORD), shown)
         data = read_bounded(path.with_suffix(".npz"), measured.LARGEST_OUTCOMES)
     except FileNotFoundError as error:
         missing = shorten(str(error.filename), 400)
@@ -196,9 +271,15 @@ def read(path: Path) -> tuple[ResultRecord, Outcomes]:
         raise RecordError(
             f"expected a valid record in {shown}, got {explain(error)}; evaluate again"
         ) from error
+    if odd := broken_seals(record):
+        raise RecordError(
+            f"expected an unaltered record in {shown}, got other values than were sealed in "
+            f"{shorten(', '.join(odd), 200)}; restore it or evaluate again"
+        )
     if record.content_digest != content_digest(record):
         raise RecordError(
-            f"expected an unaltered record in {shown}, got another content digest; evaluate again"
+            f"expected the digest of its content in {shown}, got another content_digest; restore "
+            "it or evaluate again"
         )
     outcomes = measured.decode(data, record.outcomes_sha256)
     if len(outcomes) != record.examples:
@@ -206,6 +287,23 @@ def read(path: Path) -> tuple[ResultRecord, Outcomes]:
             f"expected {record.examples} outcomes for {shown}, got {len(outcomes)}; evaluate again"
         )
     return record, outcomes
+
+
+def _parsed(data: bytes, shown: str) -> ResultRecord:
+    """Returns a record of any version as one of this, its seals made anew if it is older.
+
+    Args:
+        data: the file.
+        shown: its path, for messages.
+
+    Raises:
+        RecordError: it is no record, newer than this program, or altered since an old one wrote it.
+        ValidationError: it breaks the format.
+    """
+    found = parse("record", data, shown)
+    record = ResultRecord.model_validate_json(json.dumps(migrate("record", found)))
+    # The old digests were checked on the way, and there were no seals.
+    return record if version_of("record", found) == SCHEMA_VERSION else sealed(record)
 
 
 def stale(record: ResultRecord, checkpoint: Checkpoint, protocol: Protocol) -> str:
@@ -234,23 +332,96 @@ def _covered(record: ResultRecord, protocol: Protocol) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """A record with everything the frame needs."""
+    """A record with everything the frame needs; challenges in the order in which they came."""
 
     checkpoint: Checkpoint
     protocol: Protocol
     record: ResultRecord
     outcomes: Outcomes
+    challenges: tuple[Challenge, ...] = ()
 
 
-def load_all(folder: Path, manifest: Manifest) -> list[Row]:
-    """Returns all records of a folder that belong to a manifest, by protocol and checkpoint.
+def challenges_of(folder: Path, record: ResultRecord, protocol: Protocol) -> tuple[Challenge, ...]:
+    """Returns the challenges that speak of a record's weights, oldest first.
+
+    Inputs that fool the network do so under whatever version of the protocol: what counts is that
+    the weights are the same and the ball is no larger. Others are ignored.
+
+    Args:
+        folder: of all challenges.
+        record: what they are about.
+        protocol: its protocol.
 
     Raises:
-        RecordError: a record is damaged, stale or in another's place; the message says which.
-        InvariantViolation: outcomes that contradict each other.
+        RecordError: a challenge is damaged, altered or in another's place.
+    """
+    threat = protocol.threat
+    return tuple(
+        challenge
+        for challenge, _ in sent.read_all(folder, protocol.id, record.checkpoint_id)
+        if challenge.checkpoint_sha256 == record.checkpoint_sha256
+        and challenge.norm == threat.norm
+        and Fraction(challenge.epsilon) <= threat.epsilon
+    )
+
+
+def challenged(outcomes: Outcomes, challenges: Iterable[Challenge]) -> Bools:
+    """Returns (N,) whether a challenge holds an adversarial input for an example."""
+    found = [index for challenge in challenges for index in challenge.examples]
+    return np.isin(outcomes.columns["index"], found)
+
+
+def best_known(outcomes: Outcomes, protocol: Protocol, challenges: Iterable[Challenge]) -> Bools:
+    """Returns (N,) whether an example survived every attack and every challenge."""
+    standing = measured.attacked(outcomes, protocol, protocol.threat.epsilon)
+    return standing & ~challenged(outcomes, challenges)
+
+
+def _check_challenges(row: Row) -> None:
+    """Checks that no challenge breaks a certified example."""
+    certified = measured.certified(row.outcomes, row.protocol)
+    for challenge in row.challenges:
+        broken = challenged(row.outcomes, [challenge])
+        for epsilon, proven in certified.items():
+            refuted = row.outcomes.columns["index"][broken & proven]
+            if Fraction(challenge.epsilon) <= epsilon and len(refuted):
+                raise InvariantViolation(
+                    f"certificate refuted: expected no challenge within {challenge.norm} {epsilon} "
+                    f"of certified examples of {row.checkpoint.id}, got that of {challenge.credit}"
+                    f": test examples {refuted[:10].tolist()}; this is a bug or a lie, please "
+                    "report it with the checkpoint"
+                )
+
+
+def load_all(folder: Path, manifest: Manifest, challenges: Path | None = None) -> list[Row]:
+    """Returns all records of a folder that belong to a manifest, by protocol and checkpoint.
+
+    Args:
+        folder: of all records.
+        manifest: of the checkpoints.
+        challenges: folder of all challenges; None to do without.
+
+    Raises:
+        RecordError: a record or challenge is damaged, stale or in another's place; the message says
+            which.
+        InvariantViolation: outcomes that contradict each other, or a challenge that refutes a
+            certificate.
     """
     known = {entry.id: entry for entry in manifest.checkpoints}
-    return [_load(path, folder, known) for path in sorted(folder.glob("*/*.json"))]
+    rows = [_load(path, folder, known) for path in sorted(folder.glob("*/*.json"))]
+    return rows if challenges is None else [with_challenges(row, challenges) for row in rows]
+
+
+def with_challenges(row: Row, folder: Path) -> Row:
+    """Returns a row with the challenges against it.
+
+    Raises:
+        RecordError: a challenge is damaged, altered or in another's place.
+        InvariantViolation: one refutes a certificate.
+    """
+    found = replace(row, challenges=challenges_of(folder, row.record, row.protocol))
+    _check_challenges(found)
+    return found
 
 
 def _load(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
@@ -299,31 +470,57 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 def _line(row: Row, tier: str) -> dict[str, Any]:
     outcomes = row.outcomes.head(row.protocol.examples(tier))
+    by_example = _by_example(outcomes, row)
+    flags = all_flags(stored_flags(row.record), outcomes, row.protocol)
     return {
-        **_identity(row, tier),
-        "tier": tier,
-        "examples": len(outcomes),
+        **_identity(row, tier, len(outcomes)),
         **_accuracies(outcomes, row.protocol),
+        "best_known_accuracy": float(by_example["best_known"].mean()),
+        "challenges": _challenges(outcomes, row),
         **_size(row.record.size),
         **_cost(row.record),
         "attacks": _attacks(outcomes, row.protocol),
         "curve": _curve(outcomes, row.protocol),
         "certified_curve": _certified_curve(outcomes, row.protocol),
-        "flags": _flags(row, outcomes),
+        "flags": [asdict(flag) for flag in flags],
+        "unrankable": ", ".join(unrankable_reasons(flags, row.protocol)),
+        "evidence": _evidence(row.record, len(outcomes)),
         "environment": dict(row.record.environment),
-        "outcomes": _by_example(outcomes, row.protocol),
+        "outcomes": by_example,
     }
 
 
-def _by_example(outcomes: Outcomes, protocol: Protocol) -> dict[str, Bools]:
-    """Returns (N,) bool in example order, for paired tests; only what the protocol measures."""
-    epsilon = protocol.threat.epsilon
+def _by_example(outcomes: Outcomes, row: Row) -> dict[str, NDArray[Any]]:
+    """Returns (N,) arrays in example order, for paired tests; only what the protocol measures."""
+    epsilon = row.protocol.threat.epsilon
     columns = {
+        "index": outcomes.columns["index"],
         "clean": measured.clean_correct(outcomes),
-        "robust": measured.attacked(outcomes, protocol, epsilon),
+        "robust": measured.attacked(outcomes, row.protocol, epsilon),
+        "best_known": best_known(outcomes, row.protocol, row.challenges),
     }
-    proven = measured.certified(outcomes, protocol)
+    proven = measured.certified(outcomes, row.protocol)
     return columns | ({"certified": proven[epsilon]} if epsilon in proven else {})
+
+
+def _challenges(outcomes: Outcomes, row: Row) -> list[dict[str, Any]]:
+    """Returns who broke how many examples that nobody had broken before, in order of arrival."""
+    lines = []
+    for number, challenge in enumerate(row.challenges):
+        before = best_known(outcomes, row.protocol, row.challenges[:number])
+        broken = int((before & challenged(outcomes, [challenge])).sum())
+        said = {name: getattr(challenge, name) for name in ("credit", "attack", "date", "url")}
+        lines.append({**said, "broken": broken})
+    return [line for line in lines if line["broken"]]
+
+
+def _evidence(record: ResultRecord, examples: int) -> list[dict[str, Any]]:
+    """Returns the files of adversarial inputs for the first examples of a record."""
+    return [
+        {"file": file.name, "bytes": file.bytes, "sha256": file.sha256, "inputs": file.inputs}
+        for file in record.evidence
+        if file.start < examples
+    ]
 
 
 _COPIED = (
@@ -332,7 +529,7 @@ _COPIED = (
 )
 
 
-def _identity(row: Row, tier: str) -> dict[str, Any]:
+def _identity(row: Row, tier: str, examples: int) -> dict[str, Any]:
     entry, protocol, record = row.checkpoint, row.protocol, row.record
     return {
         "checkpoint_id": entry.id,
@@ -343,6 +540,8 @@ def _identity(row: Row, tier: str) -> dict[str, Any]:
         "protocol_version": protocol.version,
         "protocol_digest": protocol.digest,
         "data_digest": record.data_digests[tier],
+        "tier": tier,
+        "examples": examples,
         "threat": str(protocol.threat),
         "status": record.status,
         "reason": record.reason,
@@ -407,25 +606,16 @@ def _cost(record: ResultRecord) -> dict[str, Any]:
 
 def _attacks(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
     """Returns, by attack, how many examples it saw and how many it broke."""
-    correct = int(measured.clean_correct(outcomes).sum())
-    evaluations = dict(protocol.evaluations)
-    remaining = correct
-    lines = []
-    for attack, epsilon, was_broken in measured.broken(outcomes, protocol):
-        member = attack not in evaluations
-        count = int(was_broken.sum())
-        lines.append(
-            {
-                "name": attack,
-                "evaluation": "autoattack" if member else attack,
-                "epsilon": str(epsilon),
-                "attempted": remaining if member else correct,
-                "broken": count,
-            }
-        )
-        # AutoAttack's members see only the survivors of those before them.
-        remaining -= count if member else 0
-    return lines
+    return [
+        {
+            "name": attempt.attack,
+            "evaluation": attempt.evaluation,
+            "epsilon": str(attempt.epsilon),
+            "attempted": int(attempt.tried.sum()),
+            "broken": int(attempt.broken.sum()),
+        }
+        for attempt in measured.attempts(outcomes, protocol)
+    ]
 
 
 def _curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
@@ -463,12 +653,6 @@ def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, A
             }
         )
     return lines
-
-
-def _flags(row: Row, outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Returns the record's stored flags and those that this tier's outcomes decide."""
-    found = measured.all_flags(stored_flags(row.record), outcomes, row.protocol)
-    return [asdict(flag) for flag in found]
 
 
 def stored_flags(record: ResultRecord) -> tuple[Flag, ...]:

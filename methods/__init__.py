@@ -3,13 +3,16 @@
 A method is one file in this folder, or an entry point of the group `robustprune.methods` in any
 installed package. Its file is loaded when the method is looked up, not when the registry is, so a
 broken plug-in cannot break the listing. First-party files get no privilege.
+
+Two sanity controls come with every method, `shuffled-<method>` and `reinitialised-<method>`: its
+mask shuffled within each layer, and its kept weights drawn anew (`_sanity_controls.py`).
 """
 
 import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import entry_points
@@ -34,9 +37,19 @@ from benchmark.training import Run, Stage, fit
 
 GROUP = "robustprune.methods"
 
-# Names become parts of checkpoint ids, file names and addresses.
+# Names become parts of checkpoint ids, file names and addresses. Ids allow 64 letters a part, which
+# leaves room for a control's prefix.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_LONGEST_NAME = 60
+_LONGEST_NAME = 48
+
+# The first word of a control's name, which is also the function that derives it from its parent.
+_DERIVED = ("reinitialised", "shuffled")
+_DERIVATIONS = f"{__name__}._sanity_controls"
+_DERIVED_PLACES = tuple(f"{_DERIVATIONS}.{word}" for word in _DERIVED)
+
+# The dense control removes nothing that could be shuffled. Which other methods reach only 0 is not
+# known before they are loaded; their controls are listed, and refused when looked up.
+_WITHOUT_CONTROLS = ("dense",)
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,8 @@ def _shortcoming(name: str, method: object) -> str:
     missing = [part for part in parts if not hasattr(method, part)]
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         return f"a name that is not lower-case words joined by hyphens, {_LONGEST_NAME} letters"
+    if name.startswith(_prefixes()):
+        return f"a name that begins with {' or '.join(_prefixes())}, which is kept for controls"
     if not isinstance(method, type) or not dataclasses.is_dataclass(method):
         return "something else than a dataclass"
     if missing:
@@ -255,6 +270,9 @@ def _sources() -> dict[str, list[tuple[str, Callable[[], object]]]]:
             sources.setdefault(entry.name, []).append((entry.value, entry.load))
     for name, kind in _registered.items():
         sources.setdefault(name, [(_address(kind), _constant(kind))])
+    for parent in _parents(sources):
+        for prefix, place in zip(_DERIVED, _DERIVED_PLACES, strict=True):
+            sources.setdefault(f"{prefix}-{parent}", []).append((place, _deriver(prefix, parent)))
     return sources
 
 
@@ -262,9 +280,44 @@ def _constant(kind: type) -> Callable[[], object]:
     return lambda: kind
 
 
+def _prefixes() -> tuple[str, ...]:
+    return tuple(f"{word}-" for word in _DERIVED)
+
+
+def _parents(names: Iterable[str]) -> list[str]:
+    """Returns the names that controls are derived from: all that a method may be registered by."""
+    return [name for name in names if _NAME.fullmatch(name) and not name.startswith(_prefixes())]
+
+
+def _deriver(prefix: str, parent: str) -> Callable[[], object]:
+    def load() -> object:
+        kind = method(parent)
+        if kind.largest_sparsity == 0:
+            raise ContractError(
+                f"expected a control of a method that prunes, got '{prefix}-{parent}': {parent} "
+                "reaches only sparsity 0; use it as it is"
+            )
+        derived: object = getattr(importlib.import_module(_DERIVATIONS), prefix)(parent, kind)
+        return derived
+
+    return load
+
+
 def names() -> list[str]:
-    """Returns the names of all methods: this folder's, installed plug-ins', and registered ones."""
-    return sorted(_sources())
+    """Returns the names of all methods: this folder's, installed plug-ins', registered ones.
+
+    The sanity controls of each are among them, but for those of the dense control. Nothing is
+    loaded, so a control is listed even if its parent turns out to be broken.
+    """
+    without = {f"{prefix}-{name}" for prefix in _DERIVED for name in _WITHOUT_CONTROLS}
+    return sorted(_sources().keys() - without)
+
+
+def controls() -> dict[str, str]:
+    """Returns the listed sanity controls, by name, and the method that each is derived from."""
+    known = set(names())
+    pairs = {f"{p}-{name}": name for name in _parents(known) for p in _DERIVED}
+    return {control: pairs[control] for control in sorted(pairs.keys() & known)}
 
 
 def method(name: str) -> type[Method]:
@@ -273,15 +326,22 @@ def method(name: str) -> type[Method]:
     Raises:
         UnknownName: no such method; near matches are named.
         ContractError: its file does not load, or does not register that name, or several packages
-            claim it.
+            claim it; or a control of a method that reaches only sparsity 0.
     """
-    places = lookup("method", name, _sources())
+    sources = _sources()
+    places = sources.get(name) or lookup("method", name, {key: sources[key] for key in names()})
     if len(places) > 1:
         raise ContractError(
             f"expected one source of method '{shorten(name)}', got "
             f"{' and '.join(place for place, _ in places)}; uninstall or rename one"
         )
     place, load = places[0]
+    loaded = _loaded(name, place, load)
+    # A control is checked as its parent was; nobody else may register its name.
+    return loaded if place in _DERIVED_PLACES else register(name)(loaded)
+
+
+def _loaded(name: str, place: str, load: Callable[[], object]) -> type:
     try:
         loaded = load()
     except BenchmarkError:
@@ -295,7 +355,7 @@ def method(name: str) -> type[Method]:
         raise ContractError(
             f"expected method '{shorten(name)}' to be a class, got {type(loaded).__name__}"
         )
-    return register(name)(loaded)
+    return loaded
 
 
 def _loader(name: str, module: str) -> Callable[[], object]:

@@ -9,13 +9,22 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmark.attacks import Steps
-from benchmark.evaluations import AutoAttack, Bounds, Clean, Pgd, Smoothing
+from benchmark.evaluations import AutoAttack, Bounds, Clean, Pgd, Sanity, Smoothing, Transfer
 from benchmark.manifest import Manifest, read_manifest, write_manifest
 from benchmark.pipeline import Project
 from benchmark.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 EPSILON = Fraction(3, 16)
+
+SANITY = Sanity(
+    draws=4,
+    huge_steps=Steps(4, Fraction(1, 4)),
+    planted_examples=2,
+    planted_draws=4,
+    planted_steps=Steps(10, Fraction(1, 4)),
+    training_steps=Steps(2, Fraction(1, 2)),
+)
 
 FAST = replace(
     PROTOCOLS["digits-linf"],
@@ -35,6 +44,8 @@ FAST = replace(
         ("pgd", Pgd(Steps(10, Fraction(1, 4)), restarts=1)),
         ("curve", Pgd(Steps(5, Fraction(1, 2)), restarts=1, epsilons=(Fraction(1, 16),))),
         ("autoattack", AutoAttack(iterations=4, queries=20, targets=3)),
+        ("sanity", SANITY),
+        ("transfer", Transfer(Steps(5, Fraction(1, 2)))),
         ("smoothing", Smoothing(sigma=0.25, n0=10, n=50, alpha=0.01, batch=50, examples=10)),
     ),
 )

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import benchmark
 from benchmark import interface, records
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import ContractError, RecordError
+from benchmark.evidence import decode
 from benchmark.manifest import Checkpoint, Manifest, write_manifest
 from benchmark.outcomes import Outcomes
 from benchmark.pipeline import Project, evaluate_all, evaluate_model, report, results
@@ -126,8 +129,7 @@ def test_records_of_other_examples_are_made_again(tmp_path: Path) -> None:
     }
     forged = Outcomes(columns)
     changed = record.model_copy(update={"outcomes_sha256": sha256_of_bytes(forged.encode())})
-    signed = changed.model_copy(update={"content_digest": records.content_digest(changed)})
-    records.write(project.results, signed, forged)
+    records.write(project.results, records.sealed(changed), forged)
     [(_, why)] = evaluate_all(project, [entry], FAST, "quick")
     assert "the protocol's examples" in why
     assert records.read(path)[1].encode() == outcomes.encode()
@@ -148,9 +150,64 @@ def test_shards_keep_the_adversarial_inputs(tmp_path: Path) -> None:
     project = make_project(tmp_path, SPARSE)
     evaluate_all(project, project.manifest().checkpoints, FAST, "quick")
     shards = [read_shard(path) for path in (project.cache / "shards").rglob("autoattack-*.npz")]
-    kept = sum(len(p) for s in shards if s for p, _ in s.adversarial.values())
-    _, outcomes = records.read(records.record_path(project.results, FAST.id, SPARSE))
+    kept = sum(len(found) for s in shards if s for found in s.evidence.values())
+    record, outcomes = records.read(records.record_path(project.results, FAST.id, SPARSE))
     assert kept == int((outcomes.columns["autoattack.broken_by"] >= 0).sum())
+    folder = records.evidence_folder(project.evidence, FAST.id, SPARSE)
+    assert {file.name for file in record.evidence} == {path.name for path in folder.iterdir()}
+    stored = 0
+    for file in record.evidence:
+        found = decode((folder / file.name).read_bytes(), file.sha256)
+        stored += sum(len(finds) for finds in found.get("autoattack", {}).values())
+    assert stored == kept
+
+
+def test_missing_evidence_is_made_again_where_it_is_asked_for(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    evaluate_all(project, entries, FAST, "quick")
+    record, _ = records.read(records.record_path(project.results, FAST.id, SPARSE))
+    lost = records.evidence_folder(project.evidence, FAST.id, SPARSE) / record.evidence[0].name
+    before = lost.read_bytes()
+    lost.unlink()
+    assert evaluate_all(project, entries, FAST, "quick") == []
+    [(name, why)] = evaluate_all(project, entries, FAST, "quick", with_evidence=True)
+    assert (name, why) == (SPARSE, "evidence 000000.npz is missing")
+    assert lost.read_bytes() == before
+    lost.write_bytes(before[:-1])
+    [(_, why)] = evaluate_all(project, entries, FAST, "quick")
+    assert "evidence" in why and lost.read_bytes() == before
+
+
+def test_a_record_never_loses_examples(tmp_path: Path) -> None:
+    """Made again for whatever it lacks, a record keeps the larger tier that it has."""
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    evaluate_all(project, entries, FAST, "standard")
+    path = records.record_path(project.results, FAST.id, SPARSE)
+    before = path.read_text()
+    shutil.rmtree(project.evidence)
+    assert evaluate_all(project, entries, FAST, "quick", with_evidence=True)
+    record, _ = records.read(path)
+    assert (record.tier, record.examples) == ("standard", 40)
+    assert record.content_digest == json.loads(before)["content_digest"]
+
+
+def test_damaged_evidence_in_a_shard_is_no_evidence_at_all(tmp_path: Path) -> None:
+    project = make_project(tmp_path, SPARSE)
+    entries = project.manifest().checkpoints
+    evaluate_all(project, entries, FAST, "quick")
+    [shard] = (project.cache / "shards").rglob("pgd-000000.npz")
+    with zipfile.ZipFile(shard) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    kept["evidence/positions:pgd@3/16.npy"] = b"damaged"
+    with zipfile.ZipFile(shard, "w") as archive:
+        for name, data in kept.items():
+            archive.writestr(name, data)
+    records.record_path(project.results, FAST.id, SPARSE).unlink()
+    with pytest.raises(RecordError, match="damaged one; it is removed"):
+        evaluate_all(project, entries, FAST, "quick")
+    assert evaluate_all(project, entries, FAST, "quick")
 
 
 def test_stale_records_are_refused_and_made_again(tmp_path: Path) -> None:
@@ -166,8 +223,7 @@ def test_stale_records_are_refused_and_made_again(tmp_path: Path) -> None:
         ("data_digests", {"quick": "2" * 64}, "data digest"),
     ):
         altered = records.ResultRecord.model_validate_json(json.dumps(content | {field: wrong}))
-        digest = records.content_digest(altered)
-        path.write_text(json.dumps(content | {field: wrong, "content_digest": digest}))
+        path.write_text(records.sealed(altered).model_dump_json())
         if field != "data_digests":  # reports do not read data
             with pytest.raises(RecordError, match=reason):
                 results(project)
@@ -184,7 +240,7 @@ def test_altered_record_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"zeros": 8885', '"zeros": 8886'))
     text = path.read_text()
     path.write_text(re.sub(r'"parameter_zeros": \d+', '"parameter_zeros": 1', text))
-    with pytest.raises(RecordError, match="content digest"):
+    with pytest.raises(RecordError, match="sealed in size"):
         results(project)
 
 

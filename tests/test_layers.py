@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.errors",),
     ("benchmark.digests", "benchmark.files"),
+    ("benchmark.migrations",),
     ("benchmark.threat", "benchmark.datasets", "benchmark.architectures"),
     ("benchmark.pruning", "benchmark.weights"),
     ("benchmark.attacks", "benchmark.bounds"),
@@ -18,7 +19,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.training", "benchmark.evaluations"),
     ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest"),
     ("benchmark.outcomes", "benchmark.statistics"),
-    ("benchmark.records",),
+    ("benchmark.flags", "benchmark.evidence", "benchmark.challenges"),
+    ("benchmark.records", "benchmark.submissions"),
+    ("benchmark.schemas",),
     ("methods",),
     ("methods.*",),
     ("benchmark.leaderboard", "benchmark.distributed"),
@@ -34,6 +37,7 @@ CONFINED = {
     "auto_LiRPA": ("benchmark.bounds",),
     "matplotlib": ("benchmark.report",),
     "jinja2": ("benchmark.report",),
+    "PIL": ("benchmark.report", "benchmark.datasets"),
     "ray": ("benchmark.distributed",),
     "torchvision": ("benchmark.datasets", "benchmark.architectures"),
     "typer": ("benchmark.cli",),
@@ -46,6 +50,7 @@ CONFINED = {
 
 # What a method file may see: the rows up to training, without evaluations.
 ALLOWED = {
+    "benchmark.architectures",
     "benchmark.attacks",
     "benchmark.bounds",
     "benchmark.errors",

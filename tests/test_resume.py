@@ -117,7 +117,7 @@ def test_larger_tier_adds_only_new_shards(tmp_path: Path) -> None:
 def test_damaged_shard_is_computed_again(
     tmp_path: Path, reference: dict[str, tuple[str, bytes]]
 ) -> None:
-    project = make_project(tmp_path, SPARSE)
+    project = make_project(tmp_path, DENSE, SPARSE)
     entries = project.manifest().checkpoints
     evaluate_all(project, entries, FAST, "full")
     shards = sorted(finished_shards(project))

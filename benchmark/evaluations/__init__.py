@@ -6,7 +6,9 @@ from benchmark.evaluations.bounds import Bounds
 from benchmark.evaluations.clean import Clean
 from benchmark.evaluations.engine import Measured, run_evaluation
 from benchmark.evaluations.pgd import Pgd
+from benchmark.evaluations.sanity import Sanity
 from benchmark.evaluations.smoothing import Smoothing
+from benchmark.evaluations.transfer import Transfer
 
 __all__ = [
     "AutoAttack",
@@ -17,7 +19,9 @@ __all__ = [
     "Measured",
     "Pgd",
     "Result",
+    "Sanity",
     "Settings",
     "Smoothing",
+    "Transfer",
     "run_evaluation",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ContractError, lookup
-from benchmark.evaluations.base import Examples, Flag, Result
+from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Flag, Result
 from benchmark.evaluations.confirm import fooled, predictions
 from benchmark.threat import ThreatModel
 
@@ -56,8 +56,9 @@ class AutoAttack:
         seed: given to every attack, as plain pyautoattack does; the shard is the batch.
 
     Column: `broken_by` int8: index into `attacks` of the first that broke the example, -1 where it
-    survived all, -2 where it was misclassified unmodified and so not attacked. Flags: the package's
-    warnings, each at most once, with the share of the shard's examples that were in the batch.
+    survived all, -2 where it was misclassified unmodified and -3 where it is proven robust, neither
+    of which is attacked. Flags: the package's warnings, each at most once, with the share of the
+    shard's examples that were in the batch.
 
     Raises:
         UnknownName: an attack that the package does not have.
@@ -87,7 +88,7 @@ class AutoAttack:
         threat: ThreatModel,
         generator: torch.Generator,
     ) -> Result:
-        """Attacks the correctly classified examples of a shard; `generator` is not used.
+        """Attacks the examples that are correct and not proven; `generator` is not used.
 
         Raises:
             ContractError: fewer than 4 classes, for which the targeted losses are undefined.
@@ -97,11 +98,12 @@ class AutoAttack:
                 f"expected at least {FEWEST_CLASSES} classes for AutoAttack, got {examples.classes}"
             )
         correct = predictions(model, examples.inputs) == examples.labels
-        broken_by = torch.where(correct, -1, -2).to(torch.int8)
+        broken_by = torch.where(correct, SURVIVED, MISCLASSIFIED).to(torch.int8)
+        broken_by[correct & examples.proven_at(threat.epsilon)] = PROVEN
         adversarial: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         flags: dict[str, Flag] = {}
         for order, attack in enumerate(self.attacks):
-            alive = (broken_by == -1).nonzero().flatten()
+            alive = (broken_by == SURVIVED).nonzero().flatten()
             if len(alive) == 0:
                 break
             candidates, warned = self._attack(attack, model, examples, threat, alive)

@@ -1,6 +1,8 @@
 """What every evaluation takes and returns: examples in, one outcome an example out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -9,22 +11,43 @@ from torch import Tensor, nn
 
 from benchmark.threat import ThreatModel
 
+# What a column named `broken_*` says of an example that no attack broke; 0 and up: broken.
+SURVIVED = -1
+MISCLASSIFIED = -2  # unmodified already, so there was nothing to attack
+PROVEN = -3  # robust at that epsilon or beyond, so it was not attacked: certify first
+NOT_RUN = -4  # the attack lacked what it needs
+
 
 @dataclass(frozen=True)
 class Examples:
-    """A shard of a fixed example list.
+    """A shard of a fixed example list, and what else the engine knows about it.
 
     Attributes:
         inputs: (N, C, H, W) in [0, 1].
         labels: (N,) int64.
         indices: (N,) int64 positions in the test split.
         classes: number of classes K.
+        proven: epsilon → (N,) bool, correct and proven robust there; empty to attack every example.
+        parent: dense network of the same cell, for transfer; None where there is none at hand.
+        training: inputs (n, C, H, W) and labels (n,) of training examples to compare with; None
+            where no check asks for them.
     """
 
     inputs: Tensor
     labels: Tensor
     indices: Tensor
     classes: int
+    proven: Mapping[Fraction, Tensor] = field(default_factory=dict)
+    parent: nn.Module | None = None
+    training: tuple[Tensor, Tensor] | None = None
+
+    def proven_at(self, epsilon: Fraction) -> Tensor:
+        """Returns (N,) bool: proven robust at `epsilon` or at a larger one."""
+        found = torch.zeros_like(self.labels, dtype=torch.bool)
+        for certified, proven in self.proven.items():
+            if certified >= epsilon:
+                found |= proven
+        return found
 
 
 @dataclass(frozen=True)

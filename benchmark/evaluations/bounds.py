@@ -1,5 +1,6 @@
 """The bounds evaluation: proven lower bounds of each example's margin at several epsilons."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -72,6 +73,10 @@ class Bounds:
             columns[f"method@{epsilon}"] = _spread(by, part, len(examples.labels), -1)
         flags = (*self._substituted(units), *_unsupported(failures, chosen, len(examples.labels)))
         return Result(columns=columns, adversarial={}, flags=flags)
+
+    def proven(self, columns: Mapping[str, np.ndarray]) -> dict[Fraction, np.ndarray]:
+        """Returns, by epsilon, (N,) whether the columns' margin certifies an example there."""
+        return {e: np.asarray(columns[f"margin@{e}"] > self.margin) for e in self.epsilons}
 
     def _probe(
         self, network: nn.Module, examples: Examples, chosen: Tensor

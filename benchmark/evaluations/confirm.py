@@ -7,6 +7,8 @@ same computation, to the bit, when an attack asks, when the engine re-checks, an
 audit.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +23,33 @@ def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
     return answer
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the network says about changed inputs.
+
+    Attributes:
+        fooled: (n,) bool, inside box and ball, and misclassified.
+        predictions: (n,) int64 predicted classes; of the original where an input is illegal.
+        margins: (n,) float32 logit of the label less the largest other one, likewise.
+    """
+
+    fooled: Tensor
+    predictions: Tensor
+    margins: Tensor
+
+
 def fooled(
     model: nn.Module, examples: Examples, positions: Tensor, candidates: Tensor, threat: ThreatModel
 ) -> Tensor:
-    """Returns (n,) bool: inside box and ball, and misclassified.
+    """Returns (n,) bool: inside box and ball, and misclassified; arguments as for `judge`."""
+    return judge(model, examples, positions, candidates, threat).fooled
+
+
+@torch.no_grad()
+def judge(
+    model: nn.Module, examples: Examples, positions: Tensor, candidates: Tensor, threat: ThreatModel
+) -> Verdict:
+    """Returns the network's verdict on changed inputs.
 
     Args:
         model: the network as published.
@@ -37,5 +62,12 @@ def fooled(
     inputs = examples.inputs.clone()
     # An illegal candidate (NaN, outside the box) never reaches the network.
     inputs[positions[legal]] = candidates[legal].to(inputs.dtype)
-    wrong = predictions(model, inputs) != examples.labels
-    return legal & wrong[positions]
+    logits: Tensor = model(inputs)
+    answers = logits.argmax(dim=1)
+    wrong = answers != examples.labels
+    own = examples.labels.unsqueeze(1)
+    rivals = logits.scatter(1, own, -torch.inf).amax(dim=1)
+    margins = logits.gather(1, own).squeeze(1) - rivals
+    return Verdict(
+        legal & wrong[positions], answers[positions], margins[positions].to(torch.float32)
+    )

@@ -16,6 +16,7 @@ from benchmark.digests import seed_from
 from benchmark.errors import ContractError, InvariantViolation
 from benchmark.evaluations.base import Examples, Result, Settings
 from benchmark.evaluations.confirm import fooled
+from benchmark.evaluations.probes import Steadiness, explained
 from benchmark.threat import ThreatModel
 
 
@@ -109,7 +110,7 @@ def run_evaluation(
     """Runs one evaluation on one shard and checks what comes back.
 
     The evaluation gets copies of network and examples, so whatever it does to them, the check sees
-    the published ones.
+    the published ones. Whether the copy is afterwards what it was before is a flag of the result.
 
     Args:
         model: the network as published; left untouched.
@@ -120,19 +121,24 @@ def run_evaluation(
         seed: protocol seed, evaluation and shard, from which the generator is seeded.
 
     Raises:
-        ContractError: the network or the examples break their contract.
+        ContractError: the network or the examples break their contract, or the network is no fixed
+            function of each input, so that no success against it can be repeated.
         InvariantViolation: an adversarial input that is none, or an example said to be broken
             without one.
     """
     check_examples(examples)
     guard = Guard(model, examples.classes)
     generator = torch.Generator(examples.inputs.device).manual_seed(seed_from(*seed))
+    # The copy is asked past the guard, so that these passes are not counted.
+    steadiness = Steadiness(guard.network, examples.inputs, examples.labels, model)
     result = settings.run(guard, _copied(examples), threat, generator)
+    result = replace(result, flags=(*result.flags, *steadiness.flags(len(examples.labels))))
     _check_columns(result, examples, name)
     published = Guard(model, examples.classes)
-    for attack, (positions, inputs) in result.adversarial.items():
-        ball = _threat_of(attack, threat)
-        recheck(published, examples, positions, inputs, ball, f"{name}.{attack}")
+    with explained(published, examples.inputs, result.flags):
+        for attack, (positions, inputs) in result.adversarial.items():
+            ball = threat_of(attack, threat)
+            recheck(published, examples, positions, inputs, ball, f"{name}.{attack}")
     return Measured(result, guard.forwards, guard.backwards)
 
 
@@ -174,8 +180,12 @@ def _shown(result: Result, epsilon: str) -> np.ndarray:
     return np.sort(np.concatenate(positions)) if positions else np.empty(0, dtype=np.int64)
 
 
-def _threat_of(attack: str, threat: ThreatModel) -> ThreatModel:
-    """Returns the threat model an attack claims: its name may end in `@<epsilon>`."""
+def threat_of(attack: str, threat: ThreatModel) -> ThreatModel:
+    """Returns the threat model an attack claims: its name may end in `@<epsilon>`.
+
+    >>> str(threat_of("pgd@1/20", ThreatModel.parse("Linf 1/10")))
+    'Linf 1/20'
+    """
     _, _, epsilon = attack.partition("@")
     return ThreatModel.parse(f"{threat.norm} {epsilon}") if epsilon else threat
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmark.attacks import Steps, pgd
-from benchmark.evaluations.base import Examples, Result
+from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Result
 from benchmark.evaluations.confirm import fooled, predictions
 from benchmark.threat import ThreatModel
 
@@ -25,7 +25,8 @@ class Pgd:
 
     Columns, one an epsilon: `broken_step@<epsilon>` int16: the step of the first misclassified
     iterate (0 = the start), -1 where the example survived, -2 where it was misclassified unmodified
-    and so not attacked. Whether half the steps would have done is thus on record.
+    and -3 where it is proven robust, neither of which is attacked. Whether half the steps would
+    have done is thus on record.
     """
 
     kind: ClassVar[str] = "pgd"
@@ -41,13 +42,14 @@ class Pgd:
         threat: ThreatModel,
         generator: torch.Generator,
     ) -> Result:
-        """Attacks the correctly classified examples of a shard at each epsilon."""
+        """Attacks the examples of a shard that are correct and not proven, at each epsilon."""
         columns: dict[str, np.ndarray] = {}
         adversarial: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         correct = predictions(model, examples.inputs) == examples.labels
-        chosen = correct.nonzero().flatten()
         for epsilon in self.epsilons or (threat.epsilon,):
             ball = threat.with_epsilon(epsilon)
+            proven = correct & examples.proven_at(epsilon)
+            chosen = (correct & ~proven).nonzero().flatten()
             trace = pgd(
                 model,
                 examples.inputs[chosen],
@@ -60,8 +62,8 @@ class Pgd:
             # The attack judged in batches of survivors; what counts is the shard as a whole.
             broken = fooled(model, examples, chosen, trace.adversarial, ball)
             broken &= trace.broken_step >= 0
-            column = np.full(len(correct), -2, dtype=np.int16)
-            steps = torch.where(broken, trace.broken_step, -1)
+            column = np.where(proven.cpu().numpy(), PROVEN, MISCLASSIFIED).astype(np.int16)
+            steps = torch.where(broken, trace.broken_step, SURVIVED)
             column[chosen.cpu().numpy()] = steps.cpu().numpy()
             columns[f"broken_step@{epsilon}"] = column
             adversarial[f"pgd@{epsilon}"] = (

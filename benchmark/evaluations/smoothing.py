@@ -69,17 +69,25 @@ class Smoothing:
             estimation = self._votes(model, example, self.n, examples.classes, generator)
             selected[position] = selection.argmax()
             count[position] = estimation[selected[position]]
+        columns: dict[str, np.ndarray] = {"count": count, "selected": selected}
+        columns |= self.conclude(selected, count)
+        return Result(columns=columns, adversarial={}, flags=())
+
+    def conclude(self, selected: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what the votes prove: the columns `prediction` and `radius`.
+
+        Args:
+            selected: (N,) class of the selection.
+            count: (N,) its votes among the n samples of the estimation.
+        """
         lower = lower_confidence_bound(count, self.n, self.alpha)
         certified = lower >= 0.5
         # Phi^-1 is negative below 1/2, where the vote proves nothing.
         radius = np.where(certified, self.sigma * stats.norm.ppf(lower), 0.0)
-        columns: dict[str, np.ndarray] = {
+        return {
             "prediction": np.where(certified, selected, ABSTAIN).astype(np.int16),
             "radius": radius.astype(np.float32),
-            "count": count,
-            "selected": selected,
         }
-        return Result(columns=columns, adversarial={}, flags=())
 
     @torch.no_grad()
     def _votes(

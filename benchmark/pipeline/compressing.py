@@ -34,13 +34,13 @@ from benchmark.manifest import (
     checkpoint_id,
     empty_network,
     read_weights,
+    slug,
     write_manifest,
 )
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import PROTOCOLS
 from benchmark.pruning import Mask, Structure, as_sparsity, measure
 from benchmark.recipes import objective_of, recipe
-from benchmark.records import slug
 from benchmark.threat import ThreatModel
 from benchmark.training import Run, fit
 
@@ -132,7 +132,7 @@ def _reachable(
         if reason := methods.supports(kind, name, level, structure):
             reasons.append(f"{reason}: skipped")
         elif level == 0 < kind.largest_sparsity and len(levels) > 1:
-            reasons.append(f"{name} at 0 is the dense network: skipped")
+            reasons.append(f"{name} at 0 removes nothing: skipped")
         else:
             wanted.append(level)
     if not wanted and kind.largest_sparsity == 0:

@@ -1,38 +1,55 @@
 """From checkpoints to records: plan shards, run what is missing, assemble."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from benchmark import outcomes as measured
 from benchmark import records
-from benchmark.digests import sha256_of_bytes
+from benchmark.architectures import Classifier
+from benchmark.datasets import status
+from benchmark.digests import sha256_of_bytes, sha256_of_file
 from benchmark.distributed import choose_device, choose_workers, environment, map_jobs
 from benchmark.errors import BenchmarkError, ContractError, RecordError
-from benchmark.evaluations import Flag
-from benchmark.manifest import Checkpoint, load_model
+from benchmark.evaluations import AutoAttack, Flag, Pgd, Settings
+from benchmark.evaluations.base import PROVEN, SURVIVED
+from benchmark.evidence import encode
+from benchmark.files import write_atomically
+from benchmark.flags import all_flags
+from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import (
     ShardJob,
     ShardResult,
+    certifies_first,
+    compares_with_training,
     evaluated_split,
     examples_of,
     measure_shard,
+    proofs_in,
     range_digest,
     read_outcomes,
+    read_shard,
     run_shard,
+    training_digest,
+    training_of,
+    with_proofs,
 )
 from benchmark.protocols import PROTOCOLS, Protocol
 from benchmark.pruning import measure
-from benchmark.records import Cost, FlagEntry, Layer, ResultRecord, Size
+from benchmark.records import Cost, EvidenceFile, FlagEntry, Layer, ResultRecord, Size
 
 # Stands in a column for an example that an evaluation of fewer examples did not see.
 NOT_EVALUATED = -2
+
+_NOTHING = Cost(seconds=0.0, forwards=0, backwards=0, attacked=0, proven=0, forwards_saved=0)
+
+# The method whose checkpoint the others of a cell are made from.
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -75,11 +92,24 @@ def _source(project: Project, chosen: Protocol) -> tuple[str, Path | None, bool]
 
 
 def current(
-    project: Project, checkpoint: Checkpoint, chosen: Protocol, tier: str, digest: str
+    project: Project,
+    checkpoint: Checkpoint,
+    chosen: Protocol,
+    tier: str,
+    digest: str,
+    parent: Checkpoint | None = None,
 ) -> str:
     """Returns why a checkpoint needs evaluating at a tier; empty if its record already says it.
 
     A record of a larger tier says it too.
+
+    Args:
+        project: where things are.
+        checkpoint: manifest entry.
+        chosen: the protocol.
+        tier: quick, standard or full.
+        digest: of the tier's data.
+        parent: dense checkpoint of the same cell, if there is one.
     """
     path = records.record_path(project.results, chosen.id, checkpoint.id)
     if not path.exists():
@@ -94,7 +124,75 @@ def current(
         return f"record of tier {record.tier}"
     if (stored := record.data_digests[tier]) != digest:
         return f"expected data digest {digest[:12]}…, got {stored[:12]}…"
+    if parent is not None and record.parent_sha256 != parent.sha256:
+        return "another dense parent"
+    at_hand = status(chosen.dataset, project.data_root).found
+    if _compares(chosen) and at_hand and not record.training_digest:
+        return "no comparison with training examples, which are at hand now"
+    if altered := altered_evidence(project, record):
+        return f"expected evidence as the record names it, got another {altered[0]}"
     return _contradiction(project, outcomes, chosen)
+
+
+def _compares(chosen: Protocol) -> bool:
+    return any(compares_with_training(settings, 0) for _, settings in chosen.evaluations)
+
+
+def parent_of(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoint | None:
+    """Returns the dense checkpoint that a pruned one was made from; None where there is none."""
+    if checkpoint.method == DENSE:
+        return None
+    names = ("dataset", "architecture", "objective", "recipe", "seed")
+    cell = [getattr(checkpoint, name) for name in names]
+    for entry in manifest.checkpoints:
+        if entry.method == DENSE and [getattr(entry, name) for name in names] == cell:
+            return entry
+    return None
+
+
+def altered_evidence(project: Project, record: ResultRecord) -> list[str]:
+    """Returns the evidence files that are there and not what the record names.
+
+    Missing ones are no reason to evaluate again: evidence may be kept elsewhere.
+    """
+    folder = records.evidence_folder(project.evidence, record.protocol, record.checkpoint_id)
+    return [file.name for file in record.evidence if _altered(folder / file.name, file)]
+
+
+def _altered(path: Path, file: EvidenceFile) -> bool:
+    """Returns whether there is something else than a file of evidence, of its size and hash."""
+    if not path.exists() and not path.is_symlink():
+        return False
+    # A link, a folder or a device is nobody's evidence; sizes first, since they cost nothing.
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
+        return True
+    return sha256_of_file(path) != file.sha256
+
+
+def _tier(project: Project, checkpoint: Checkpoint, chosen: Protocol, asked: str) -> str:
+    """Returns the tier to evaluate at: that of a record that speaks of this checkpoint, if larger.
+
+    Whatever such a record lacks (evidence, another parent), its examples must not get fewer.
+    """
+    try:
+        record, _ = records.read(records.record_path(project.results, chosen.id, checkpoint.id))
+    except RecordError:
+        return asked
+    stands = not records.stale(record, checkpoint, chosen)
+    return record.tier if stands and record.examples > chosen.examples(asked) else asked
+
+
+def _lacking(project: Project, checkpoint: Checkpoint, chosen: Protocol) -> str:
+    """Returns which file of evidence is not at hand; empty if all are, or there is no record."""
+    try:
+        record, _ = records.read(records.record_path(project.results, chosen.id, checkpoint.id))
+    except RecordError:
+        return ""
+    folder = records.evidence_folder(project.evidence, chosen.id, checkpoint.id)
+    missing = [file.name for file in record.evidence if not (folder / file.name).is_file()]
+    if not record.evidence:
+        return "a record without evidence"
+    return f"evidence {missing[0]} is missing" if missing else ""
 
 
 def _contradiction(project: Project, outcomes: Outcomes, chosen: Protocol) -> str:
@@ -111,17 +209,36 @@ def _contradiction(project: Project, outcomes: Outcomes, chosen: Protocol) -> st
     return ""
 
 
-def plan(project: Project, checkpoint: Checkpoint, chosen: Protocol, tier: str) -> list[ShardJob]:
-    """Returns every shard of a checkpoint's evaluation, the cheap evaluations first."""
+def plan(
+    project: Project,
+    checkpoint: Checkpoint,
+    chosen: Protocol,
+    tier: str,
+    parent: Checkpoint | None = None,
+) -> list[ShardJob]:
+    """Returns every shard of a checkpoint's evaluation, in the protocol's order."""
     if checkpoint.dataset != chosen.dataset:
         raise ContractError(
             f"expected a checkpoint for {chosen.dataset} ({chosen.id}), got {checkpoint.id}"
         )
+    source = _source(project, chosen)
     jobs = []
     for name, settings in chosen.evaluations:
         for part in chosen.shards(tier, settings):
-            digest = range_digest(*_source(project, chosen), part.start, part.stop)
-            jobs.append(ShardJob(project, checkpoint, chosen, name, part.start, part.stop, digest))
+            compared = compares_with_training(settings, part.start)
+            jobs.append(
+                ShardJob(
+                    project=project,
+                    checkpoint=checkpoint,
+                    protocol=chosen,
+                    evaluation=name,
+                    start=part.start,
+                    stop=part.stop,
+                    data_digest=range_digest(*source, part.start, part.stop),
+                    parent=parent,
+                    training_digest=training_digest(*source, chosen.shard_size) if compared else "",
+                )
+            )
     return jobs
 
 
@@ -153,13 +270,52 @@ def assemble(
         for flag in shard.flags:
             count, detail = flags.get((flag.name, evaluation), (0.0, flag.detail))
             flags[flag.name, evaluation] = (count + flag.rate * size, detail)
-        known = cost.get(evaluation, Cost(seconds=0.0, forwards=0, backwards=0))
-        cost[evaluation] = Cost(
-            seconds=round(known.seconds + shard.seconds, 3),
-            forwards=known.forwards + shard.forwards,
-            backwards=known.backwards + shard.backwards,
-        )
+        known = cost.get(evaluation, _NOTHING)
+        cost[evaluation] = _with(known, shard)
     return Outcomes(columns), _strongest(flags, len(labels)), cost
+
+
+def _with(cost: Cost, shard: ShardResult) -> Cost:
+    """Returns a cost with one more shard's in it."""
+    attacked, proven = attacked_and_proven(shard.columns)
+    return Cost(
+        seconds=round(cost.seconds + shard.seconds, 3),
+        forwards=cost.forwards + shard.forwards,
+        backwards=cost.backwards + shard.backwards,
+        attacked=cost.attacked + attacked,
+        proven=cost.proven + proven,
+        forwards_saved=0,
+    )
+
+
+def attacked_and_proven(columns: Mapping[str, Array]) -> tuple[int, int]:
+    """Returns how many examples an evaluation attacked and spared, counted once an epsilon."""
+    found = [values for name, values in columns.items() if name.startswith("broken_")]
+    attacked = sum(int((values >= SURVIVED).sum()) for values in found)
+    return attacked, sum(int((values == PROVEN).sum()) for values in found)
+
+
+def savings(settings: Settings, cost: Cost, examples: int) -> int:
+    """Returns how many forward passes were saved at least by sparing what is proven.
+
+    A spared example would have survived every step, which costs no less than the mean of those
+    attacked; where none was attacked, nothing is known. What an evaluation spends on all examples,
+    attacked or not, is taken off first: a pass before its first search and one behind each.
+
+    Args:
+        settings: of the evaluation.
+        cost: its passes, and how many examples it attacked and spared.
+        examples: of the record.
+    """
+    if not isinstance(settings, AutoAttack | Pgd) or not cost.attacked:
+        return 0
+    searches = len(settings.attacks) if isinstance(settings, AutoAttack) else _balls(settings)
+    spent = max(0, cost.forwards - (1 + searches) * examples)
+    return spent * cost.proven // cost.attacked
+
+
+def _balls(settings: Pgd) -> int:
+    return max(1, len(settings.epsilons))
 
 
 def _strongest(flags: dict[tuple[str, str], tuple[float, str]], examples: int) -> tuple[Flag, ...]:
@@ -172,8 +328,8 @@ def _strongest(flags: dict[tuple[str, str], tuple[float, str]], examples: int) -
     return tuple(raised.values())
 
 
-def _size(checkpoint: Checkpoint, project: Project) -> Size:
-    model = load_model(checkpoint, project.root)
+def size_of(checkpoint: Checkpoint, model: Classifier) -> Size:
+    """Returns zeros, parameters and bytes of a checkpoint, counted from its network."""
     found = measure(model, model.shape, checkpoint.structure)
     entries = sum(tensor.numel() for tensor in model.state_dict().values())
     return Size(
@@ -212,12 +368,12 @@ def finish(
         if shard is None:
             raise RecordError(f"expected a result in {job.path}, found none; run again")
         parts.append((job.evaluation, job.start, shard))
-    split, order = evaluated_split(chosen.dataset, project.data_root, project.download)
-    indices = order[: chosen.examples(tier)]
-    outcomes, flags, cost = assemble(parts, indices.numpy(), split.labels[indices].numpy())
-    measured.check_invariants(outcomes, chosen)
-    data = outcomes.encode()
+    outcomes, flags, cost = assembled(project, chosen, tier, parts)
+    parent = jobs[0].parent
     record = ResultRecord(
+        schema_version=records.SCHEMA_VERSION,
+        status="done",
+        reason="",
         checkpoint_id=checkpoint.id,
         checkpoint_sha256=checkpoint.sha256,
         protocol=chosen.id,
@@ -230,15 +386,73 @@ def finish(
             for name, count in chosen.tiers
             if count <= len(outcomes)
         },
-        size=_size(checkpoint, project),
+        size=size_of(checkpoint, load_model(checkpoint, project.root)),
         cost=cost,
         flags=tuple(FlagEntry(name=f.name, rate=f.rate, detail=f.detail[:400]) for f in flags),
         environment=dict(environment(choose_device(project.device))),
-        outcomes_sha256=sha256_of_bytes(data),
+        outcomes_sha256=sha256_of_bytes(outcomes.encode()),
+        evidence=write_evidence(project, checkpoint, chosen, jobs),
+        parent_sha256="" if parent is None else parent.sha256,
+        training_digest=next((job.training_digest for job in jobs if job.training_digest), ""),
+        content_digest="",
+        seals={},
     )
-    record = record.model_copy(update={"content_digest": records.content_digest(record)})
+    record = records.sealed(record)
     records.write(project.results, record, outcomes)
     return record
+
+
+def assembled(
+    project: Project,
+    chosen: Protocol,
+    tier: str,
+    parts: Iterable[tuple[str, int, ShardResult]],
+) -> tuple[Outcomes, tuple[Flag, ...], dict[str, Cost]]:
+    """Returns what `assemble` does for a tier's examples, once no invariant speaks against it."""
+    split, order = evaluated_split(*_source(project, chosen))
+    indices = order[: chosen.examples(tier)]
+    outcomes, flags, cost = assemble(parts, indices.numpy(), split.labels[indices].numpy())
+    measured.check_invariants(outcomes, chosen)
+    settings, count = dict(chosen.evaluations), len(outcomes)
+    saved = {name: savings(settings[name], spent, count) for name, spent in cost.items()}
+    return (
+        outcomes,
+        flags,
+        {n: c.model_copy(update={"forwards_saved": saved[n]}) for n, c in cost.items()},
+    )
+
+
+def write_evidence(
+    project: Project, checkpoint: Checkpoint, chosen: Protocol, jobs: Sequence[ShardJob]
+) -> tuple[EvidenceFile, ...]:
+    """Writes a file of evidence for each range of the example list, and returns what they are."""
+    folder = records.evidence_folder(project.evidence, chosen.id, checkpoint.id)
+    files = []
+    for start, stop in sorted({(job.start, job.stop) for job in jobs}):
+        found = {}
+        for job in jobs:
+            if job.start != start:
+                continue
+            shard = read_shard(job.path)
+            if shard is None:
+                job.path.unlink(missing_ok=True)
+                raise RecordError(
+                    f"expected a whole result in {job.path}, got a damaged one; it is removed, run "
+                    "again"
+                )
+            if shard.evidence:
+                found[job.evaluation] = shard.evidence
+        data = encode(found)
+        file = EvidenceFile(
+            start=start,
+            stop=stop,
+            inputs=sum(len(finds) for attacks in found.values() for finds in attacks.values()),
+            bytes=len(data),
+            sha256=sha256_of_bytes(data),
+        )
+        write_atomically(folder / file.name, data)
+        files.append(file)
+    return tuple(files)
 
 
 def _missing(jobs: Sequence[ShardJob]) -> set[Path]:
@@ -251,6 +465,8 @@ def evaluate_all(
     chosen: Protocol,
     tier: str,
     watch: Watch = silent,
+    *,
+    with_evidence: bool = False,
 ) -> list[tuple[str, str]]:
     """Evaluates what is missing and returns (checkpoint id, why) for each that was evaluated.
 
@@ -263,6 +479,8 @@ def evaluate_all(
         chosen: the protocol.
         tier: quick, standard or full.
         watch: told after each shard.
+        with_evidence: makes records anew whose evidence is not at hand. It may be kept elsewhere,
+            so it is not missed unless asked for.
     """
     if PROTOCOLS.get(chosen.id) != chosen:
         raise ContractError(
@@ -272,16 +490,25 @@ def evaluate_all(
     # One device for all: `auto` might choose another in a worker process.
     project = replace(project, device=str(choose_device(project.device)))
     digest = data_digest(project, chosen, tier)
-    reasons = {c.id: current(project, c, chosen, tier, digest) for c in checkpoints}
+    manifest = project.manifest()
+    parents = {c.id: parent_of(c, manifest) for c in checkpoints}
+    reasons = {c.id: current(project, c, chosen, tier, digest, parents[c.id]) for c in checkpoints}
+    if with_evidence:
+        lacking = {c.id: _lacking(project, c, chosen) for c in checkpoints}
+        reasons = {name: reason or lacking[name] for name, reason in reasons.items()}
     wanted = [c for c in checkpoints if reasons[c.id]]
-    plans = {c.id: plan(project, c, chosen, tier) for c in wanted}
+    # A record that still stands is made again at its own tier, if that is the larger one.
+    tiers = {c.id: _tier(project, c, chosen, tier) for c in wanted}
+    plans = {c.id: plan(project, c, chosen, tiers[c.id], parents[c.id]) for c in wanted}
     open_jobs = {name: _missing(jobs) for name, jobs in plans.items()}
     pending = [job for name, jobs in plans.items() for job in jobs if job.path in open_jobs[name]]
     total = sum(len(jobs) for jobs in plans.values())
+    # What attacks need first; the sort keeps everything else in order.
+    pending.sort(key=lambda job: certifies_first(chosen, job.settings))
     done = total - len(pending)
     for checkpoint in wanted:
         if not open_jobs[checkpoint.id]:
-            finish(project, checkpoint, chosen, tier, plans[checkpoint.id])
+            finish(project, checkpoint, chosen, tiers[checkpoint.id], plans[checkpoint.id])
     workers = choose_workers(project.workers, choose_device(project.device))
     watch(done, total, "")
     for job, _ in map_jobs(run_shard, pending, workers):
@@ -290,7 +517,8 @@ def evaluate_all(
         left = open_jobs[job.checkpoint.id]
         left.discard(job.path)
         if not left:
-            finish(project, job.checkpoint, chosen, tier, plans[job.checkpoint.id])
+            name = job.checkpoint.id
+            finish(project, job.checkpoint, chosen, tiers[name], plans[name])
     return [(c.id, reasons[c.id]) for c in wanted]
 
 
@@ -310,15 +538,20 @@ def evaluate_model(
     network = model.to(device)
     data_digest(project, chosen, tier)
     planned = [(n, r) for n, s in chosen.evaluations for r in chosen.shards(tier, s)]
-    parts = []
+    # What attacks need first, as for checkpoints.
+    settings = dict(chosen.evaluations)
+    planned.sort(key=lambda pair: certifies_first(chosen, settings[pair[0]]))
+    parts: list[tuple[str, int, ShardResult]] = []
     for done, (name, part) in enumerate(planned):
         watch(done, len(planned), name)
         examples = examples_of(project, chosen, part.start, part.stop)
+        if certifies_first(chosen, settings[name]):
+            known = [(settings[n], shard) for n, start, shard in parts if start == part.start]
+            examples = with_proofs(examples, proofs_in(known))
+        if compares_with_training(settings[name], part.start):
+            examples = replace(examples, training=training_of(project, chosen))
         parts.append((name, part.start, measure_shard(network, chosen, name, examples, part.start)))
-    split, order = evaluated_split(chosen.dataset, project.data_root, project.download)
-    indices: torch.Tensor = order[: chosen.examples(tier)]
-    outcomes, flags, cost = assemble(parts, indices.numpy(), split.labels[indices].numpy())
-    measured.check_invariants(outcomes, chosen)
+    outcomes, flags, cost = assembled(project, chosen, tier, parts)
     found = measured.metrics(outcomes, chosen)
-    raised = measured.all_flags(flags, outcomes, chosen)
+    raised = all_flags(flags, outcomes, chosen)
     return Evaluation(chosen, tier, found, outcomes, raised, cost)

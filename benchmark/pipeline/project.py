@@ -53,6 +53,16 @@ class Project:
         return self.root / "reports" / "results"
 
     @property
+    def evidence(self) -> Path:
+        """Adversarial inputs behind the records, one folder a protocol; kept outside git."""
+        return self.root / "reports" / "evidence"
+
+    @property
+    def challenges(self) -> Path:
+        """Adversarial inputs that others found, one folder a protocol."""
+        return self.root / "reports" / "challenges"
+
+    @property
     def site(self) -> Path:
         """Rendered pages."""
         return self.root / "reports" / "site"

@@ -12,8 +12,9 @@ from benchmark.datasets import DATASETS
 from benchmark.errors import RecordError
 from benchmark.evaluations import Settings
 from benchmark.pipeline.project import Project
+from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import PROTOCOLS, Protocol
-from benchmark.report import ProtocolPage, render
+from benchmark.report import ProtocolPage, flag_words, render
 
 # What each evaluation does, in the words of the pages.
 _WORDS = {
@@ -21,13 +22,15 @@ _WORDS = {
     "bounds": "Bounds: proven lower bounds of the margin, the best of",
     "pgd": "PGD on cross-entropy",
     "autoattack": "AutoAttack, version standard",
+    "sanity": "Sanity checks: noise, a single step, the whole box, a planted input",
+    "transfer": "Transfer from the dense parent: PGD against it",
     "smoothing": "Randomized smoothing (Cohen et al. 2019)",
 }
 
 
 def results(project: Project) -> pd.DataFrame:
     """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
-    table = records.frame(records.load_all(project.results, project.manifest()))
+    table = records.frame(records.load_all(project.results, project.manifest(), project.challenges))
     return leaderboard.rank(table) if len(table) else table
 
 
@@ -37,12 +40,17 @@ def report(project: Project) -> list[Path]:
     Raises:
         RecordError: there is no record at all, or one that is damaged or stale.
     """
-    table = records.frame(records.load_all(project.results, project.manifest()))
+    rows = records.load_all(project.results, project.manifest(), project.challenges)
+    table = records.frame(rows)
     if not len(table):
         raise RecordError(
             f"expected records under {project.results}, found none; make checkpoints with "
             "`robustprune compress` if there are none, then evaluate them with `robustprune run`"
         )
+    # Pictures are for pages alone, so only they read the evidence.
+    strips = {(row.checkpoint.id, row.protocol.id): strips_of(project, row) for row in rows}
+    ids = zip(table["checkpoint_id"], table["protocol"], strict=True)
+    table["strips"] = pd.Series([strips[pair] for pair in ids], dtype="object")
     return render(table, project.site, {name: page(p) for name, p in PROTOCOLS.items()})
 
 
@@ -54,6 +62,8 @@ def page(protocol: Protocol) -> ProtocolPage:
         ("shard", f"{protocol.shard_size} examples, the batch of AutoAttack's random draws"),
         ("seed", str(protocol.seed)),
         ("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"),
+        ("certify first", _certify_first(protocol)),
+        *((f"no rank: {limit}", names) for limit, names in _unranking(protocol)),
     ]
     return ProtocolPage(
         id=protocol.id,
@@ -70,6 +80,23 @@ def page(protocol: Protocol) -> ProtocolPage:
         settings=settings,
         tiers=dict(protocol.tiers),
     )
+
+
+def _certify_first(protocol: Protocol) -> str:
+    if protocol.certify_first:
+        return "examples proven robust at an attack's epsilon are not attacked there"
+    return "no: proven examples are attacked, too"
+
+
+def _unranking(protocol: Protocol) -> list[tuple[str, str]]:
+    """Returns the flags that keep a row off the ranking, in words, by the limit they have."""
+    limits: dict[Fraction, list[str]] = {}
+    for name, tolerated in protocol.unrankable:
+        limits.setdefault(tolerated, []).append(flag_words(name).words)
+    return [
+        (f"above {float(100 * tolerated):g} % of examples" if tolerated else "at any rate", text)
+        for tolerated, text in ((t, ", ".join(sorted(w))) for t, w in sorted(limits.items()))
+    ]
 
 
 def _in_words(settings: Settings) -> str:

@@ -5,8 +5,9 @@ are its address in the cache. It is written atomically, so it is there whole or 
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,11 +15,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark.datasets import Split, describe, example_list, load
-from benchmark.digests import digest_of
+from benchmark.datasets import Split, describe, example_list, load, status
+from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.distributed import choose_device, engine_digest, environment, steady, timed
-from benchmark.errors import BenchmarkError, RecordError
-from benchmark.evaluations import Examples, Flag, Measured, run_evaluation
+from benchmark.errors import BenchmarkError, DataUnavailable, RecordError
+from benchmark.evaluations import (
+    AutoAttack,
+    Bounds,
+    Examples,
+    Flag,
+    Pgd,
+    Sanity,
+    Settings,
+    Transfer,
+    run_evaluation,
+)
+from benchmark.evidence import Found, arrays_of, compact, found_in
 from benchmark.files import read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, load_model
 from benchmark.outcomes import LARGEST_OUTCOMES, Array, encode_arrays, read_arrays
@@ -26,7 +38,10 @@ from benchmark.pipeline.project import Project
 from benchmark.protocols import Protocol
 
 _META = "meta"
-_COLUMN, _POSITIONS, _INPUTS = "column/", "positions/", "inputs/"
+_COLUMN, _EVIDENCE = "column/", "evidence/"
+
+# Epsilon → (n,) bool, by range: which examples need no attack.
+Proofs = dict[Fraction, Array]
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class ShardJob:
         start: first position in the example list.
         stop: one past the last.
         data_digest: of the examples of the shard.
+        parent: dense checkpoint of the same cell, for transfer; None where there is none.
+        training_digest: of the training examples that sanity compares with; empty without them.
     """
 
     project: Project
@@ -50,6 +67,13 @@ class ShardJob:
     start: int
     stop: int
     data_digest: str
+    parent: Checkpoint | None = None
+    training_digest: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """The evaluation's settings."""
+        return dict(self.protocol.evaluations)[self.evaluation]
 
     @property
     def path(self) -> Path:
@@ -60,12 +84,20 @@ class ShardJob:
                 "weights": self.checkpoint.sha256,
                 "network": [self.checkpoint.dataset, self.checkpoint.architecture],
                 "data": self.data_digest,
+                "parent": self._parent_sha256,
+                "training": self.training_digest,
                 "environment": environment(choose_device(self.project.device)),
                 "engine": engine_digest(),
             }
         )
         name = f"{self.evaluation}-{self.start:06d}.npz"
         return self.project.cache / "shards" / address[:2] / address[2:32] / name
+
+    @property
+    def _parent_sha256(self) -> str:
+        # Only transfer depends on it, so a new parent costs no other evaluation.
+        of_transfer = isinstance(self.settings, Transfer) and self.parent is not None
+        return self.parent.sha256 if of_transfer and self.parent else ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +106,7 @@ class ShardResult:
 
     Attributes:
         columns: name within the evaluation → (n,) array.
-        adversarial: attack → positions (n,) in the shard and changed inputs (n, C, H, W).
+        evidence: attack → what it found.
         flags: as the evaluation raised them.
         forwards: in examples.
         backwards: in examples.
@@ -82,24 +114,11 @@ class ShardResult:
     """
 
     columns: dict[str, Array]
-    adversarial: dict[str, tuple[Array, Array]]
+    evidence: dict[str, Found]
     flags: tuple[Flag, ...]
     forwards: int
     backwards: int
     seconds: float
-
-
-def encode(measured: Measured, seconds: float) -> ShardResult:
-    """Returns a measurement as the value that is stored."""
-    result = measured.result
-    return ShardResult(
-        dict(result.columns),
-        dict(result.adversarial),
-        result.flags,
-        measured.forwards,
-        measured.backwards,
-        seconds,
-    )
 
 
 def write_shard(path: Path, shard: ShardResult) -> None:
@@ -112,9 +131,7 @@ def write_shard(path: Path, shard: ShardResult) -> None:
     }
     arrays: dict[str, Array] = {_META: np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
     arrays |= {_COLUMN + name: values for name, values in shard.columns.items()}
-    for attack, (positions, inputs) in shard.adversarial.items():
-        arrays[_POSITIONS + attack] = positions
-        arrays[_INPUTS + attack] = inputs
+    arrays |= {_EVIDENCE + name: values for name, values in arrays_of(shard.evidence).items()}
     data = encode_arrays(arrays)
     if sum(values.nbytes for values in arrays.values()) > LARGEST_OUTCOMES:
         raise RecordError(
@@ -125,7 +142,7 @@ def write_shard(path: Path, shard: ShardResult) -> None:
 
 
 def read_outcomes(path: Path) -> ShardResult | None:
-    """Returns a stored shard without its adversarial inputs, which are most of it."""
+    """Returns a stored shard without its evidence, which is most of it."""
     return read_shard(path, lambda name: name == _META or name.startswith(_COLUMN))
 
 
@@ -145,15 +162,14 @@ def read_shard(path: Path, wanted: Callable[[str], bool] = _everything) -> Shard
         meta = json.loads(arrays[_META].tobytes())
         flags = tuple(Flag(**flag) for flag in meta["flags"])
         numbers = (int(meta["forwards"]), int(meta["backwards"]), float(meta["seconds"]))
+        evidence = found_in(_within(arrays, _EVIDENCE))
     except (FileNotFoundError, BenchmarkError, KeyError, ValueError, TypeError):
         return None
-    attacks = [name.removeprefix(_INPUTS) for name in arrays if name.startswith(_INPUTS)]
-    return ShardResult(
-        {n.removeprefix(_COLUMN): v for n, v in arrays.items() if n.startswith(_COLUMN)},
-        {attack: (arrays[_POSITIONS + attack], arrays[_INPUTS + attack]) for attack in attacks},
-        flags,
-        *numbers,
-    )
+    return ShardResult(_within(arrays, _COLUMN), evidence, flags, *numbers)
+
+
+def _within(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
 
 
 @lru_cache(maxsize=2)
@@ -170,7 +186,7 @@ def range_digest(dataset: str, root: Path | None, download: bool, start: int, st
     return split.digest(order[start:stop])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _network(checkpoint: Checkpoint, root: Path, device: torch.device) -> nn.Module:
     return load_model(checkpoint, root).to(device)
 
@@ -186,6 +202,59 @@ def examples_of(project: Project, chosen: Protocol, start: int, stop: int) -> Ex
         indices=indices,
         classes=describe(chosen.dataset, project.data_root).classes,
     )
+
+
+def training_of(project: Project, chosen: Protocol) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Returns as many training examples as a shard has, or None where there are none at hand."""
+    found = _training(chosen.dataset, project.data_root, project.download, chosen.shard_size)
+    if found is None:
+        return None
+    device = choose_device(project.device)
+    return found[0].to(device), found[1].to(device)
+
+
+@lru_cache(maxsize=2)
+def _training(
+    dataset: str, root: Path | None, download: bool, count: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    try:
+        split = load(dataset, "train", root, download=download)
+    except DataUnavailable:
+        if status(dataset, root).found:
+            raise  # there and damaged is another matter than not there
+        return None
+    chosen = example_list(f"{dataset}:training", split.labels)[:count]
+    return split.inputs(chosen), split.labels[chosen]
+
+
+@lru_cache(maxsize=8)
+def training_digest(dataset: str, root: Path | None, download: bool, count: int) -> str:
+    """Returns the digest of those training examples; empty where there are none at hand."""
+    found = _training(dataset, root, download, count)
+    if found is None:
+        return ""
+    inputs, labels = found
+    return digest_of([sha256_of_bytes(inputs.numpy().tobytes()), labels.tolist()])
+
+
+def compares_with_training(settings: Settings, start: int) -> bool:
+    """Returns whether a shard looks at training examples: those of the list's first range do."""
+    return isinstance(settings, Sanity) and start == 0
+
+
+def certifies_first(chosen: Protocol, settings: Settings) -> bool:
+    """Returns whether an evaluation spares what is proven."""
+    return chosen.certify_first and isinstance(settings, AutoAttack | Pgd)
+
+
+def proofs_in(results: Iterable[tuple[Settings, ShardResult]]) -> Proofs:
+    """Returns by epsilon which examples of a range the bounds among these results prove."""
+    found: Proofs = {}
+    for settings, shard in results:
+        if isinstance(settings, Bounds):
+            for epsilon, proven in settings.proven(shard.columns).items():
+                found[epsilon] = found.get(epsilon, np.zeros_like(proven)) | proven
+    return found
 
 
 def measure_shard(
@@ -204,7 +273,23 @@ def measure_shard(
                 seed=(chosen.seed, evaluation, start),
             )
         )
-    return encode(measured, seconds)
+        result = measured.result
+        evidence = compact(model, examples, result.adversarial, chosen.threat)
+    return ShardResult(
+        columns=dict(result.columns),
+        evidence=evidence,
+        flags=result.flags,
+        forwards=measured.forwards,
+        backwards=measured.backwards,
+        seconds=seconds,
+    )
+
+
+def with_proofs(examples: Examples, proofs: Proofs) -> Examples:
+    """Returns examples that name what is proven of them."""
+    device = examples.labels.device
+    proven = {e: torch.from_numpy(values).to(device) for e, values in proofs.items()}
+    return replace(examples, proven=proven)
 
 
 def run_shard(job: ShardJob) -> None:
@@ -215,4 +300,24 @@ def run_shard(job: ShardJob) -> None:
     device = choose_device(job.project.device)
     model = _network(job.checkpoint, job.project.root, device)
     examples = examples_of(job.project, chosen, job.start, job.stop)
+    if certifies_first(chosen, job.settings):
+        examples = with_proofs(examples, _proofs(job))
+    if isinstance(job.settings, Transfer) and job.parent is not None:
+        examples = replace(examples, parent=_network(job.parent, job.project.root, device))
+    if compares_with_training(job.settings, job.start):
+        examples = replace(examples, training=training_of(job.project, chosen))
     write_shard(job.path, measure_shard(model, chosen, job.evaluation, examples, job.start))
+
+
+def _proofs(job: ShardJob) -> Proofs:
+    """Returns what is proven of a job's range; the bounds are computed now if nobody has."""
+    results = []
+    for name, settings in job.protocol.evaluations:
+        if isinstance(settings, Bounds):
+            bounds = replace(job, evaluation=name, training_digest="")
+            run_shard(bounds)
+            shard = read_outcomes(bounds.path)
+            if shard is None:
+                raise RecordError(f"expected bounds in {bounds.path}, found none; run again")
+            results.append((settings, shard))
+    return proofs_in(results)

@@ -2,5 +2,6 @@
 
 from benchmark.report.site import render
 from benchmark.report.views import ProtocolPage
+from benchmark.report.wording import flag_words
 
-__all__ = ["ProtocolPage", "render"]
+__all__ = ["ProtocolPage", "flag_words", "render"]

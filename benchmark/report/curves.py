@@ -1,17 +1,36 @@
 """From ranked rows to the lines of a chart: values only, nothing is drawn here."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from benchmark.leaderboard import DENSE
-from benchmark.report.wording import entries, number, percent, sparsity_percent, text
+from benchmark.report.shares import Row, attacked_curve, own_epsilon, upper_end
+from benchmark.report.wording import (
+    MISSING,
+    entries,
+    items,
+    number,
+    percent,
+    sparsity_percent,
+    text,
+)
 from benchmark.statistics import wilson
 
-Row = Mapping[Any, Any]
 Key = tuple[str, str, str]
+
+
+def _certified(row: Row) -> float:
+    return number(row.get("certified_accuracy"))
+
+
+# What charts draw: a name for axis and text → the accuracy of a row, NaN where it has none.
+MEASURES: dict[str, Callable[[Row], float]] = {
+    "robust accuracy": upper_end,
+    "certified accuracy": _certified,
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,29 @@ class SecurityCurve:
         return f"Accuracy against epsilon ({self.norm}). {'; '.join(parts)}."
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What a method's accuracies along all its sparsities come to, in words.
+
+    Attributes:
+        method: its name.
+        network: architecture and structure.
+        training: objective and recipe, and the seed.
+        levels: its sparsities in percent.
+        area: mean accuracy over them in percent, with its interval.
+        kept: largest sparsity that keeps the share of the dense accuracy, with its interval.
+        share: that share, in percent.
+    """
+
+    method: str
+    network: str
+    training: str
+    levels: str
+    area: str
+    kept: str
+    share: str
+
+
 def point(at: float, accuracy: float, examples: int) -> Point:
     """Returns a point with the 95 % Wilson interval of its accuracy.
 
@@ -120,15 +162,15 @@ def point(at: float, accuracy: float, examples: int) -> Point:
     return Point(at, accuracy, min(low, accuracy), max(high, accuracy))
 
 
-def charts(rows: Sequence[Row], column: str, measure: str) -> list[Chart]:
+def charts(rows: Sequence[Row], measure: str) -> list[Chart]:
     """Returns one chart for each architecture and structure with pruned rows.
 
     Args:
         rows: ranked rows with a result, of one protocol and tier.
-        column: the accuracy to draw; rows that lack it are left out.
-        measure: its name for axis and text.
+        measure: which of `MEASURES` to draw; rows that lack it are left out.
     """
-    drawn = [row for row in rows if math.isfinite(number(row[column]))]
+    of = MEASURES[measure]
+    drawn = [row for row in rows if math.isfinite(of(row))]
     styles = {
         key: index
         for index, key in enumerate(sorted({_key(row) for row in drawn if not _dense(row)}))
@@ -140,9 +182,44 @@ def charts(rows: Sequence[Row], column: str, measure: str) -> list[Chart]:
         members = [row for row in members if _dense(row) or row["structure"] == structure]
         group = f"{text(architecture)}, {text(structure)}"
         examples = max(int(row["examples"]) for row in members)
-        lines = _lines(members, column, styles, labels)
+        lines = _lines(members, of, styles, labels)
         found.append(Chart(measure, group, text(members[0]["threat"]), examples, lines))
     return found
+
+
+def summaries(lines: Iterable[Row]) -> tuple[Summary, ...]:
+    """Returns the lines of `leaderboard.curves` in words, those without a dense network left out.
+
+    Args:
+        lines: of one protocol and tier.
+    """
+    return tuple(_summary(line) for line in lines if math.isfinite(number(line.get("area"))))
+
+
+def _summary(line: Row) -> Summary:
+    names = {name: text(line.get(name), 40) for name in ("objective", "recipe", "seed")}
+    levels = [number(level) for level in items(line.get("levels"))]
+    area, *area_ends = (number(line.get(name)) for name in ("area", "area_low", "area_high"))
+    kept, *kept_ends = (number(line.get(f"kept_{name}")) for name in ("sparsity", "low", "high"))
+    return Summary(
+        method=text(line.get("method"), 40),
+        network=f"{text(line.get('architecture'), 40)}, {text(line.get('structure'), 40)}",
+        training=f"{names['objective']}, {names['recipe']}, seed {names['seed']}",
+        levels=", ".join(sparsity_percent(level) for level in levels),
+        area=_ranged(percent(area), [percent(end) for end in area_ends]),
+        kept=_ranged(_reached(kept, levels), [_reached(end, levels) for end in kept_ends]),
+        share=sparsity_percent(number(line.get("kept_share"))),
+    )
+
+
+def _reached(sparsity: float, levels: Sequence[float]) -> str:
+    """Returns a sparsity in percent; past the last one measured nothing is known."""
+    open_ended = bool(levels) and sparsity == levels[-1]
+    return f"≥ {percent(sparsity)}" if open_ended else percent(sparsity)
+
+
+def _ranged(value: str, ends: Sequence[str]) -> str:
+    return value if value == MISSING else f"{value} [{', '.join(ends)}]"
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -177,21 +254,24 @@ def _shared(key: Key, other: Key) -> int:
 
 
 def _lines(
-    rows: Sequence[Row], column: str, styles: Mapping[Key, int], labels: Mapping[Key, str]
+    rows: Sequence[Row],
+    of: Callable[[Row], float],
+    styles: Mapping[Key, int],
+    labels: Mapping[Key, str],
 ) -> tuple[Line, ...]:
     lines = []
     for key in sorted({_key(row) for row in rows}):
         members = [row for row in rows if _key(row) == key]
-        points = _points(members, column)
+        points = _points(members, of)
         if _dense(members[0]):
             lines.append(Line(labels[key], -1, points))
             continue
-        parents = _points([row for row in rows if _dense(row) and _key(row)[1:] == key[1:]], column)
+        parents = _points([row for row in rows if _dense(row) and _key(row)[1:] == key[1:]], of)
         lines.append(Line(labels[key], styles[key], (*parents[:1], *points), bool(parents)))
     return tuple(lines)
 
 
-def _points(rows: Sequence[Row], column: str) -> tuple[Point, ...]:
+def _points(rows: Sequence[Row], of: Callable[[Row], float]) -> tuple[Point, ...]:
     """Returns one point for each claimed sparsity: the mean over seeds, at the sparsity measured.
 
     Seeds share their examples, so averaging them does not narrow the interval, which is about the
@@ -201,7 +281,7 @@ def _points(rows: Sequence[Row], column: str) -> tuple[Point, ...]:
     for claimed in sorted({number(row["sparsity"]) for row in rows}):
         seeds = [row for row in rows if number(row["sparsity"]) == claimed]
         measured = fmean(number(row["measured_sparsity"]) for row in seeds)
-        accuracy = fmean(number(row[column]) for row in seeds)
+        accuracy = fmean(of(row) for row in seeds)
         examples = min(int(row["examples"]) for row in seeds)
         points.append(point(measured if math.isfinite(measured) else claimed, accuracy, examples))
     return tuple(points)
@@ -210,8 +290,8 @@ def _points(rows: Sequence[Row], column: str) -> tuple[Point, ...]:
 def security_curve(row: Row) -> SecurityCurve | None:
     """Returns the accuracies of a row against epsilon, or None where fewer than two are known."""
     examples = number(row["examples"])
-    norm, _, epsilon = text(row["threat"]).partition(" ")
-    robust = _measured(entries(row.get("curve")), "robust_accuracy")
+    norm, epsilon = text(row["threat"]).partition(" ")[0], own_epsilon(row)
+    robust = _measured(attacked_curve(row), "robust_accuracy")
     certified = _measured(entries(row.get("certified_curve")), "certified_accuracy")
     clean = number(row["clean_accuracy"])
     for values in (robust, certified):

@@ -1,25 +1,33 @@
 """From one checkpoint's ranked rows to its page: small frozen values, every number in words."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from benchmark.leaderboard import has_result
 from benchmark.report.curves import SecurityCurve, security_curve
-from benchmark.report.views import (
-    BoardRow,
-    ProtocolPage,
+from benchmark.report.evidence import Evidence, address, evidence
+from benchmark.report.remarks import notes, rank_range, seeds_in_words
+from benchmark.report.shares import (
     Row,
     Share,
+    attacked_curve,
+    counted,
+    exact,
+    gain,
+    interval,
+    own_epsilon,
+    same_epsilon,
+    share,
+)
+from benchmark.report.views import (
+    BoardRow,
+    Fact,
+    ProtocolPage,
     board_row,
     checkpoint_path,
-    counted,
     display_name,
-    notes,
-    share,
 )
 from benchmark.report.wording import (
     MISSING,
@@ -37,14 +45,13 @@ from benchmark.report.wording import (
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A name with its value; `href` is safe to link to, `code` asks for a monospaced value."""
+class Accuracy:
+    """An accuracy with both intervals: `share` brings Wilson's, `exact` is Clopper-Pearson's."""
 
     label: str
-    value: str
-    href: str = ""
-    code: bool = False
-    note: str = ""
+    share: Share
+    exact: str
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +91,15 @@ class EpsilonRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What an evaluation cost."""
+    """What an evaluation cost; `proven` examples it left out, where its record counts them."""
 
     evaluation: str
     seconds: str
     forwards: str
     backwards: str
+    attacked: str
+    proven: str
+    saved: str
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class Facts:
     """The lists of names and values of a checkpoint's page."""
 
     summary: tuple[Fact, ...]
+    standing: tuple[Fact, ...]
     smoothed: tuple[Fact, ...]
     sparsity: tuple[Fact, ...]
     budget: tuple[Fact, ...]
@@ -126,6 +137,8 @@ class CheckpointView:
         seconds: what the whole evaluation took.
         line: its row on the board.
         robust: accuracy under every attack.
+        accuracies: all of them with their intervals.
+        evidence: what stands behind the result, if there is one.
         notes: what else must be said about the row.
         curve: accuracies against epsilon, where known.
         python: how to load and evaluate it in Python; `shell` does so on the command line.
@@ -142,6 +155,8 @@ class CheckpointView:
     line: BoardRow
     tiers: tuple[tuple[str, str, BoardRow], ...]
     robust: Share
+    accuracies: tuple[Accuracy, ...]
+    evidence: Evidence | None
     notes: tuple[str, ...]
     facts: Facts
     tables: Tables
@@ -173,7 +188,9 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
             (text(r["tier"]), count(r.get("examples")), board_row(r, page)) for r in ordered
         ),
         robust=share(row, "robust_accuracy"),
-        notes=notes(row, page),
+        accuracies=_accuracies(row),
+        evidence=evidence(row),
+        notes=notes(row, page.digest),
         facts=_facts(row),
         tables=Tables(_attacks(row), _epsilons(row), _layers(row), _costs(row)),
         curve=security_curve(row),
@@ -186,6 +203,7 @@ def _facts(row: Row) -> Facts:
     environment = sorted(mapping(row.get("environment")).items())
     return Facts(
         summary=_summary(row),
+        standing=_standing(row),
         smoothed=_smoothed(row),
         sparsity=_sparsity(row),
         budget=_budget(row),
@@ -212,12 +230,47 @@ def _summary(row: Row) -> tuple[Fact, ...]:
     return tuple(fact for fact in facts if fact.value)
 
 
+def _accuracies(row: Row) -> tuple[Accuracy, ...]:
+    """Returns every accuracy of the network, best known accuracy where a challenge lowered it."""
+    named = [
+        ("clean", share(row, "clean_accuracy"), "correct on unmodified inputs"),
+        ("PGD", share(row, "pgd_accuracy"), "correct under projected gradient descent"),
+        ("AutoAttack", share(row, "autoattack_accuracy"), "correct under AutoAttack"),
+        ("robust", share(row, "robust_accuracy"), "correct under every attack of the protocol"),
+    ]
+    ends = interval(row)
+    if ends.lowered:
+        meaning = "correct under every attack of the protocol and every verified challenge"
+        named.append(("best known", ends.attacked, meaning))
+    named.append(("certified", ends.certified, "correct and proven at the protocol's epsilon"))
+    return tuple(
+        Accuracy(label, value, exact(value.value, _examples(row)), meaning)
+        for label, value, meaning in named
+    )
+
+
+def _standing(row: Row) -> tuple[Fact, ...]:
+    """Returns how the row stands among others: rank interval, gain over a control, seeds."""
+    span, lead = rank_range(row), gain(row)
+    facts = (
+        Fact("95 % rank interval", span, note="paired bootstrap over examples"),
+        Fact(
+            "gain over the magnitude control",
+            f"{lead.printed} points" if lead.known else "",
+            note=f"over {lead.over}" if lead.over else "",
+        ),
+        Fact("training seeds", seeds_in_words(row)),
+    )
+    return tuple(fact for fact in facts if fact.value)
+
+
 def _smoothed(row: Row) -> tuple[Fact, ...]:
     accuracy = number(row.get("smoothed_accuracy"))
     if not math.isfinite(accuracy):
         return ()
-    counted_share = counted(accuracy, number(row.get("smoothed_examples")))
-    note = f"95 % interval {counted_share.interval} %" if counted_share.interval else ""
+    examples = number(row.get("smoothed_examples"))
+    counted_share, ends = counted(accuracy, examples), exact(accuracy, examples)
+    note = f"95 % interval {counted_share.interval} % (Wilson), {ends} % (exact)" if ends else ""
     return (
         Fact(
             "certified accuracy of the smoothed classifier", f"{counted_share.printed} %", note=note
@@ -239,7 +292,7 @@ def _attacks(row: Row) -> tuple[Attack, ...]:
         Attack(
             name=text(attack.get("name"), 40),
             evaluation=text(attack.get("evaluation"), 40),
-            epsilon=text(attack.get("epsilon"), 20) or text(row.get("threat")).partition(" ")[2],
+            epsilon=text(attack.get("epsilon"), 20) or own_epsilon(row),
             attempted=count(attack.get("attempted")),
             broken=count(attack.get("broken")),
             share=Share(
@@ -249,15 +302,15 @@ def _attacks(row: Row) -> tuple[Attack, ...]:
         )
         for attack in entries(row.get("attacks"))
     )
-    own = text(row.get("threat")).partition(" ")[2]
-    return tuple(sorted(found, key=lambda attack: not _same(attack.epsilon, own)))
+    own = own_epsilon(row)
+    return tuple(sorted(found, key=lambda attack: not same_epsilon(attack.epsilon, own)))
 
 
 def _epsilons(row: Row) -> tuple[EpsilonRow, ...]:
     """Returns the union of the epsilons above 0 attacked and certified, ascending."""
-    robust = {number(entry.get("value")): entry for entry in entries(row.get("curve"))}
+    robust = {number(entry.get("value")): entry for entry in attacked_curve(row)}
     certified = {number(entry.get("value")): entry for entry in entries(row.get("certified_curve"))}
-    own = text(row.get("threat")).partition(" ")[2]
+    own = own_epsilon(row)
     found = []
     for value in sorted(value for value in {*robust, *certified} if value > 0):
         attacked, proven = robust.get(value, {}), certified.get(value, {})
@@ -266,20 +319,13 @@ def _epsilons(row: Row) -> tuple[EpsilonRow, ...]:
         found.append(
             EpsilonRow(
                 epsilon=printed,
-                protocol=_same(printed, own),
+                protocol=same_epsilon(printed, own),
                 robust=_at(attacked, "robust_accuracy", row, "not attacked at this epsilon"),
                 certified=_at(proven, "certified_accuracy", row, "no bounds at this epsilon"),
                 methods=", ".join(f"{text(m, 20)} {count(n)}" for m, n in sorted(methods.items())),
             )
         )
     return tuple(found)
-
-
-def _same(first: str, second: str) -> bool:
-    try:
-        return Fraction(first) == Fraction(second)
-    except (ValueError, ZeroDivisionError):
-        return first == second
 
 
 def _at(entry: Mapping[str, Any], column: str, row: Row, reason: str) -> Share:
@@ -362,9 +408,16 @@ def _costs(row: Row) -> tuple[CostRow, ...]:
             duration(mapping(cost).get("seconds")),
             scaled(mapping(cost).get("forwards")),
             scaled(mapping(cost).get("backwards")),
+            *(_counted(mapping(cost), name) for name in ("attacked", "proven", "forwards_saved")),
         )
         for name, cost in mapping(row.get("cost")).items()
     )
+
+
+def _counted(cost: Mapping[str, Any], name: str) -> str:
+    """Returns a count, empty where the record has none."""
+    value = number(cost.get(name))
+    return scaled(value) if math.isfinite(value) else ""
 
 
 def _provenance(row: Row) -> tuple[Fact, ...]:
@@ -389,18 +442,14 @@ def _protocol(row: Row) -> str:
 
 
 def _python(row: Row) -> str:
-    name, protocol, tier = _address(row)
+    name, protocol = text(row["checkpoint_id"], 300), text(row["protocol"])
     return (
         "import benchmark\n\n"
         f"model = benchmark.load_model({name!a})  # inputs in [0, 1], logits out\n"
-        f"record = benchmark.evaluate({name!a}, {protocol!a}, tier={tier!a})"
+        f"record = benchmark.evaluate({name!a}, {protocol!a}, tier={text(row['tier'])!a})"
     )
 
 
 def _shell(row: Row) -> str:
-    name, protocol, tier = (shlex.quote(part) for part in _address(row))
+    name, protocol, tier = address(row)
     return f"robustprune evaluate {name} --protocol {protocol} --tier {tier}"
-
-
-def _address(row: Row) -> tuple[str, str, str]:
-    return text(row["checkpoint_id"], 300), text(row["protocol"]), text(row["tier"])

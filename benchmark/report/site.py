@@ -15,21 +15,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.errors import InvariantViolation, ManifestError, StorageError, lookup
 from benchmark.files import inside, read_bounded, write_atomically
-from benchmark.leaderboard import has_result, rank
-from benchmark.report import details, figures, views
-from benchmark.report.curves import charts
+from benchmark.leaderboard import curves, has_result, rank
+from benchmark.report import details, figures, images, views
+from benchmark.report.curves import MEASURES, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
-from benchmark.report.views import Board, ProtocolPage, Row
+from benchmark.report.evidence import Strip
+from benchmark.report.remarks import ranked
+from benchmark.report.shares import Row
+from benchmark.report.views import Board, ProtocolPage
 from benchmark.report.wording import FLAGS, MISSING, count, slug
 
 HERE = Path(__file__).parent
 LISTING = "rendered.txt"
 LISTING_LIMIT = 64 * 2**20
-
-MEASURES = (
-    ("robust_accuracy", "robust accuracy"),
-    ("certified_accuracy", "certified accuracy"),
-)
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,22 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class StripPicture:
+    """A strip of evidence with its sheet of images, as the pages link to it."""
+
+    strip: Strip
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Tier:
-    """A board with its figures."""
+    """A board with its figures, and what methods come to along their sparsities."""
 
     board: Board
     pictures: tuple[Picture, ...]
+    summaries: tuple[Summary, ...]
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,13 @@ class Site:
             self.add(path, data)
         return Picture(*paths, title, drawing.words)
 
+    def add_strip(self, stem: str, strip: Strip) -> StripPicture:
+        """Adds a strip's images and returns how to link to them."""
+        sheet = images.draw(strip.originals, strip.adversarial, strip.scale)
+        path = f"figures/{stem}.png"
+        self.add(path, sheet.data)
+        return StripPicture(strip, path, sheet.width, sheet.height)
+
 
 def environment() -> Environment:
     """Returns the template engine: it escapes everything, and a missing value is an error."""
@@ -128,12 +144,16 @@ def render(frame: pd.DataFrame, site: Path, protocols: Mapping[str, ProtocolPage
         StorageError: the folder cannot be written.
     """
     rows = rank(frame).to_dict("records")
+    lines = curves(frame).to_dict("records")
     grouped: dict[str, list[Row]] = {name: [] for name in protocols}
     for row in rows:
         lookup("protocol", str(row["protocol"]), protocols)
         grouped[str(row["protocol"])].append(row)
     content = Site()
-    sections = [_section(content, page, grouped[name]) for name, page in protocols.items()]
+    sections = [
+        _section(content, page, grouped[name], [line for line in lines if line["protocol"] == name])
+        for name, page in protocols.items()
+    ]
     # Boards with results lead; the order among them is the caller's.
     sections.sort(key=lambda section: not section.checkpoints)
     content.add_page("index.html", "index.html.jinja", sections=sections)
@@ -145,15 +165,20 @@ def render(frame: pd.DataFrame, site: Path, protocols: Mapping[str, ProtocolPage
     return _publish(content.files, site)
 
 
-def _section(content: Site, page: ProtocolPage, rows: Sequence[Row]) -> Section:
+def _section(
+    content: Site, page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]
+) -> Section:
     tiers: list[Tier] = []
     largest = 0
     for board in views.boards(page, rows):
         standing = [row for row in rows if row["tier"] == board.tier and has_result(row)]
         examples = max((int(row["examples"]) for row in standing), default=0)
-        # Tiers are prefixes of one list: a smaller one's curves repeat a larger one's.
-        drawn = standing if examples > largest else []
-        tiers.append(Tier(board, _board_pictures(content, page, board, drawn)))
+        # Tiers are prefixes of one list: a smaller one's curves repeat a larger one's. An accuracy
+        # that the protocol does not trust enough to rank is not drawn either.
+        drawn = [row for row in standing if ranked(row)] if examples > largest else []
+        pictures = _board_pictures(content, page, board, drawn)
+        along = [line for line in lines if drawn and line["tier"] == board.tier]
+        tiers.append(Tier(board, pictures, summaries(along)))
         largest = max(largest, examples)
     ids = list(dict.fromkeys(str(row["checkpoint_id"]) for row in rows))
     of = {name: [row for row in rows if str(row["checkpoint_id"]) == name] for name in ids}
@@ -171,8 +196,8 @@ def _board_pictures(
     content: Site, page: ProtocolPage, board: Board, rows: Sequence[Row]
 ) -> tuple[Picture, ...]:
     pictures = []
-    for column, measure in MEASURES:
-        for chart in charts(rows, column, measure):
+    for measure in MEASURES:
+        for chart in charts(rows, measure):
             stem = slug(f"{page.id} {board.tier} {measure} {chart.group}")
             title = f"{measure.capitalize()} against sparsity, {chart.group}"
             pictures.append(content.add_picture(stem, title, figures.draw_chart(chart)))
@@ -197,15 +222,28 @@ def _add_pages(content: Site, section: Section, sections: Sequence[Section]) -> 
             page=section.page,
             sections=sections,
             picture=_curve_picture(content, view),
+            strips=_strip_pictures(content, view),
         )
 
 
 def _curve_picture(content: Site, view: CheckpointView) -> Picture | None:
     if view.curve is None:
         return None
-    stem = f"curve-{view.path.removesuffix('.html').replace('/', '-')}"
+    stem = f"curve-{_stem(view)}"
     title = f"Robust and certified accuracy, {view.examples} examples"
     return content.add_picture(stem, title, figures.draw_security_curve(view.curve))
+
+
+def _strip_pictures(content: Site, view: CheckpointView) -> tuple[StripPicture, ...]:
+    strips = () if view.evidence is None else view.evidence.strips
+    return tuple(
+        content.add_strip(f"strip-{_stem(view)}-{number}", strip)
+        for number, strip in enumerate(strips, start=1)
+    )
+
+
+def _stem(view: CheckpointView) -> str:
+    return view.path.removesuffix(".html").replace("/", "-")
 
 
 def _flags_seen(section: Section) -> list[tuple[str, str]]:
@@ -213,8 +251,8 @@ def _flags_seen(section: Section) -> list[tuple[str, str]]:
     lines = [
         row
         for tier in section.tiers
-        for rows in (*(cell.rows for cell in tier.board.cells), tier.board.unranked)
-        for row in rows
+        for cell in (*tier.board.cells, *tier.board.unranked)
+        for row in cell.rows
     ]
     seen = {flag.words for row in lines for flag in row.flags}
     return [(known.words, known.meaning) for known in FLAGS.values() if known.words in seen]
@@ -244,7 +282,7 @@ def _earlier(site: Path) -> set[str]:
         lines = read_bounded(site / LISTING, LISTING_LIMIT).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return set()
-    shape = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+\.(html|svg|css)")
+    shape = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+\.(html|svg|png|css)")
     return {line for line in lines if shape.fullmatch(line)}
 
 

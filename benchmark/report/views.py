@@ -4,16 +4,31 @@ Templates decide where a value stands, never how it reads or what it means.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from benchmark.leaderboard import DENSE, has_result
+from benchmark.report.remarks import (
+    FlagView,
+    asides,
+    flags,
+    notes,
+    rank_in_words,
+    rank_range,
+    ranked,
+)
+from benchmark.report.shares import (
+    Gain,
+    Interval,
+    Row,
+    Share,
+    gain,
+    interval,
+    share,
+)
 from benchmark.report.wording import (
-    MISSING,
     count,
-    entries,
-    flag_words,
     folder,
     number,
     percent,
@@ -23,7 +38,7 @@ from benchmark.report.wording import (
 )
 from benchmark.statistics import wilson
 
-Row = Mapping[Any, Any]
+Key = TypeVar("Key", str, tuple[str, ...])
 
 
 @dataclass(frozen=True)
@@ -62,95 +77,41 @@ class ProtocolPage:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of examples.
+class Fact:
+    """A name with its value; `href` is safe to link to, `code` asks for a monospaced value."""
+
+    label: str
+    value: str
+    href: str = ""
+    code: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Where names alone do not tell rows apart.
 
     Attributes:
-        value: in [0, 1]; NaN when missing.
-        interval: its 95 % Wilson interval in percent, such as `67.1–74.3`; empty when unknown.
-        reason: why it is missing; empty when it is not.
+        seeds: settings that occur with several seeds.
+        recipes: cells that hold several recipes.
     """
 
-    value: float
-    interval: str = ""
-    reason: str = ""
-
-    @property
-    def printed(self) -> str:
-        """Returns percent with one decimal, or an em dash."""
-        return percent(self.value)
-
-    @property
-    def known(self) -> bool:
-        """Returns whether there is a number."""
-        return math.isfinite(self.value)
-
-    @property
-    def width(self) -> str:
-        """Returns the share as a coordinate in a bar of width 100."""
-        return f"{100 * self.value:.2f}" if self.known else "0"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The interval [certified, attacked] of a row; its clean accuracy is the mark beside it."""
-
-    certified: Share
-    attacked: Share
-    clean: Share
-
-    @property
-    def known(self) -> bool:
-        """Returns whether at least the upper end is known."""
-        return self.attacked.known
-
-    @property
-    def printed(self) -> str:
-        """Returns `[certified, attacked]` in percent."""
-        return f"[{self.certified.printed}, {self.attacked.printed}]"
-
-    @property
-    def open_width(self) -> str:
-        """Returns the width of the part neither proven nor broken, in a bar of width 100."""
-        low = self.certified.value if self.certified.known else 0.0
-        return f"{max(0.0, 100 * (self.attacked.value - low)):.2f}" if self.known else "0"
-
-    @property
-    def words(self) -> str:
-        """Returns the bar's content as a sentence."""
-        if not self.known:
-            return "No result."
-        proven = (
-            f"{self.certified.printed} % certified"
-            if self.certified.known
-            else "no certified accuracy"
-        )
-        return f"{proven}, {self.attacked.printed} % robust, {self.clean.printed} % clean."
-
-
-@dataclass(frozen=True)
-class FlagView:
-    """A flag in words; `rate` is printed with its sign, `informational` flags cast no doubt."""
-
-    words: str
-    meaning: str
-    rate: str
-    detail: str
-    informational: bool
+    seeds: frozenset[tuple[str, ...]] = frozenset()
+    recipes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class BoardRow:
-    """One line of a board."""
+    """One line of a board; `variant` says what tells it from rows of the same name."""
 
     rank: str
     rank_words: str
+    rank_range: str
     name: str
     variant: str
     href: str
     objective: str
-    architecture: str
-    structure: str
+    gain: Gain
     sparsity: str
     clean: Share
     pgd: Share
@@ -162,7 +123,7 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """Rows that are ranked against each other."""
+    """Rows that are ranked against each other, or that share a reason for having no rank."""
 
     title: str
     note: str
@@ -176,14 +137,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Board:
-    """The table of one tier."""
+    """The table of one tier.
+
+    Attributes:
+        tier: its name.
+        examples: their number.
+        margin: half the widest interval of a share, in points.
+        threat: printed threat model.
+        cells: ranked rows.
+        unranked: rows with a result but no rank, then rows without a result.
+    """
 
     tier: str
     examples: str
     margin: str
     threat: str
     cells: tuple[Cell, ...]
-    unranked: tuple[BoardRow, ...]
+    unranked: tuple[Cell, ...]
 
     @property
     def ranked(self) -> int:
@@ -191,60 +161,9 @@ class Board:
         return sum(len(cell.rows) for cell in self.cells)
 
 
-def share(row: Row, column: str) -> Share:
-    """Returns an accuracy of a row with its interval, or why it is missing."""
-    value, examples = number(row.get(column)), number(row.get("examples"))
-    if not math.isfinite(value):
-        return Share(math.nan, reason=_why_missing(row))
-    return counted(value, examples)
-
-
-def counted(value: float, examples: float) -> Share:
-    """Returns a share with the Wilson interval of so many examples (none below one example)."""
-    if not examples >= 1:
-        return Share(value)
-    total = int(examples)
-    low, high = wilson(min(total, max(0, round(value * total))), total)
-    return Share(value, f"{percent(low)}–{percent(high)}")
-
-
-def _why_missing(row: Row) -> str:
-    status, reason = text(row.get("status"), 20), text(row.get("reason"), 200)
-    if status == "done":
-        return "not part of this evaluation"
-    return f"{status}: {reason}" if reason else status or "not evaluated"
-
-
-def interval(row: Row) -> Interval:
-    """Returns the interval [certified, attacked] of a row."""
-    return Interval(
-        share(row, "certified_accuracy"),
-        share(row, "robust_accuracy"),
-        share(row, "clean_accuracy"),
-    )
-
-
 def checkpoint_path(row: Row) -> str:
     """Returns where a checkpoint's page lies under the site."""
     return f"{folder(str(row['protocol']))}/{slug(str(row['checkpoint_id']))}.html"
-
-
-def flags(row: Row) -> tuple[FlagView, ...]:
-    """Returns the row's flags in words, doubts before information."""
-    found = []
-    for flag in entries(row.get("flags")):
-        known = flag_words(text(flag.get("name")))
-        rate = number(flag.get("rate"))
-        found.append(
-            FlagView(
-                known.words,
-                known.meaning,
-                f"{percent(rate)} %" if math.isfinite(rate) else "",
-                text(flag.get("detail"), 300),
-                known.informational,
-            )
-        )
-    return tuple(sorted(found, key=lambda flag: (flag.informational, flag.words)))
 
 
 def boards(page: ProtocolPage, rows: Sequence[Row]) -> list[Board]:
@@ -263,9 +182,9 @@ def boards(page: ProtocolPage, rows: Sequence[Row]) -> list[Board]:
 
 
 def _board(page: ProtocolPage, tier: str, rows: Sequence[Row]) -> Board:
-    seeds = _seeded(rows)
-    standing = [row for row in rows if has_result(row)]
-    examples = max((number(row["examples"]) for row in standing), default=math.nan)
+    mixed = _mixed(rows)
+    standing = [row for row in rows if ranked(row)]
+    examples = max((number(row["examples"]) for row in rows if has_result(row)), default=math.nan)
     if not math.isfinite(examples):
         examples = number(page.tiers.get(tier))
     margin = ""
@@ -279,18 +198,42 @@ def _board(page: ProtocolPage, tier: str, rows: Sequence[Row]) -> Board:
         margin=margin,
         threat=text(page.threat),
         cells=tuple(
-            _cell([row for row in standing if row["cell"] == cell], page, seeds) for cell in cells
+            _cell([row for row in standing if row["cell"] == cell], page, mixed) for cell in cells
         ),
-        unranked=tuple(board_row(row, page, seeds) for row in rows if not has_result(row)),
+        unranked=_unranked([row for row in rows if not ranked(row)], page, mixed),
     )
 
 
-def _seeded(rows: Iterable[Row]) -> frozenset[tuple[str, ...]]:
-    """Returns the settings that occur with several seeds: only their rows need to name the seed."""
-    seen: dict[tuple[str, ...], set[str]] = {}
-    for row in rows:
-        seen.setdefault(_setting(row), set()).add(text(row.get("seed")))
-    return frozenset(setting for setting, seeds in seen.items() if len(seeds) > 1)
+def _unranked(rows: Sequence[Row], page: ProtocolPage, mixed: Mixed) -> tuple[Cell, ...]:
+    """Returns the rows with a result but no rank, and those without a result."""
+    groups = (
+        Cell(
+            "not ranked",
+            "the protocol gives no rank to rows that show these signs",
+            tuple(board_row(row, page, mixed) for row in rows if has_result(row)),
+        ),
+        Cell(
+            "without a result",
+            "",
+            tuple(board_row(row, page, mixed) for row in rows if not has_result(row)),
+        ),
+    )
+    return tuple(group for group in groups if group.rows)
+
+
+def _mixed(rows: Sequence[Row]) -> Mixed:
+    return Mixed(
+        _several((_setting(row), text(row.get("seed"))) for row in rows),
+        _several((str(row["cell"]), text(row.get("recipe"))) for row in rows),
+    )
+
+
+def _several(pairs: Iterable[tuple[Key, str]]) -> frozenset[Key]:
+    """Returns the keys that occur with more than one value."""
+    seen: dict[Key, set[str]] = {}
+    for key, value in pairs:
+        seen.setdefault(key, set()).add(value)
+    return frozenset(key for key, values in seen.items() if len(values) > 1)
 
 
 def _setting(row: Row) -> tuple[str, ...]:
@@ -298,7 +241,7 @@ def _setting(row: Row) -> tuple[str, ...]:
     return tuple(str(row[column]) for column in columns)
 
 
-def _cell(rows: Sequence[Row], page: ProtocolPage, seeds: frozenset[tuple[str, ...]]) -> Cell:
+def _cell(rows: Sequence[Row], page: ProtocolPage, mixed: Mixed) -> Cell:
     first = rows[0]
     dense = all(row["method"] == DENSE for row in rows)
     sparsity = f"{sparsity_percent(number(first['bucket']))} % sparsity"
@@ -307,79 +250,61 @@ def _cell(rows: Sequence[Row], page: ProtocolPage, seeds: frozenset[tuple[str, .
     else:
         title = f"{sparsity}, {text(first['structure'])}"
     tied = sum(bool(row["rank"] == 1) for row in rows)
-    note = f"{tied} of {len(rows)} share the first rank" if tied > 1 else ""
+    remarks = []
+    if tied > 1:
+        remarks.append(f"{tied} of {len(rows)} share the first rank: no test tells them apart")
+    if any(row["incomplete"] for row in rows):
+        remarks.append("incomplete: controls are missing")
     return Cell(
         f"{title}, {text(first['architecture'])}",
-        note,
-        tuple(board_row(row, page, seeds) for row in rows),
+        "; ".join(remarks),
+        tuple(board_row(row, page, mixed) for row in rows),
     )
 
 
-def board_row(
-    row: Row, page: ProtocolPage, seeds: frozenset[tuple[str, ...]] = frozenset()
-) -> BoardRow:
+def board_row(row: Row, page: ProtocolPage, mixed: Mixed = Mixed()) -> BoardRow:
     """Returns a row of a board.
 
     Args:
         row: a ranked row.
         page: its protocol.
-        seeds: the settings whose rows must name their seed.
+        mixed: where rows must name their seed or recipe.
     """
-    printed, words = _rank(row)
+    printed, words = rank_in_words(row)
     measured = number(row.get("measured_sparsity"))
     claimed = number(row.get("sparsity"))
     return BoardRow(
         rank=printed,
         rank_words=words,
+        rank_range=rank_range(row),
         name=display_name(row),
-        variant=f"seed {text(row.get('seed'), 20)}" if _setting(row) in seeds else "",
+        variant=_variant(row, mixed),
         href=checkpoint_path(row),
         objective=text(row["objective"], 40),
-        architecture=text(row["architecture"], 40),
-        structure=text(row["structure"], 40),
+        gain=gain(row) if ranked(row) else Gain(),
         sparsity=percent(measured if math.isfinite(measured) else claimed),
         clean=share(row, "clean_accuracy"),
         pgd=share(row, "pgd_accuracy"),
         autoattack=share(row, "autoattack_accuracy"),
         interval=interval(row),
         flags=flags(row),
-        notes=(*_status_notes(row), *notes(row, page)),
+        notes=(*notes(row, page.digest), *asides(row)),
     )
+
+
+def _variant(row: Row, mixed: Mixed) -> str:
+    """Returns what neither a row's name nor its group says."""
+    apart = not ranked(row)
+    structures = apart or (row["bucket"] == 0 and row["method"] != DENSE)
+    parts = (
+        text(row["architecture"], 40) if apart else "",
+        text(row["structure"], 40) if structures else "",
+        text(row.get("recipe"), 40) if str(row["cell"]) in mixed.recipes else "",
+        f"seed {text(row.get('seed'), 20)}" if _setting(row) in mixed.seeds else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def display_name(row: Row) -> str:
     """Returns how a row is called on the pages."""
     return text(row.get("display_name")) or text(row["method"])
-
-
-def _rank(row: Row) -> tuple[str, str]:
-    """Returns a rank and what stands behind it."""
-    if not has_result(row):
-        return MISSING, "no rank: not evaluated to the end"
-    place, p = int(row["rank"]), number(row["p_best"])
-    if not row["rivals"]:
-        return "1", "the only row of its group"
-    if place == 1 and not row["tied_with_best"]:
-        return "1", "most robust of its group"
-    probability = f" (p = {p:.2g}, exact McNemar, Holm-adjusted)" if math.isfinite(p) else ""
-    if row["tied_with_best"]:
-        return "=1", f"no test tells it from the best of its group{probability}"
-    return str(place), f"less robust than the best of its group{probability}"
-
-
-def _status_notes(row: Row) -> tuple[str, ...]:
-    return () if text(row.get("status")) == "done" else (_why_missing(row),)
-
-
-def notes(row: Row, page: ProtocolPage) -> tuple[str, ...]:
-    """Returns what must be said about a row beside its flags."""
-    found = []
-    if row["incomplete"]:
-        found.append(f"lacks controls: {text(row['missing_controls'])}")
-    extra = text(row.get("extra_data"), 60)
-    if extra and extra.lower() not in ("none", "no", "-"):
-        found.append(f"extra data: {extra}")
-    digest = text(row.get("protocol_digest"))
-    if digest and digest != page.digest:
-        found.append("evaluated under another version of the protocol")
-    return tuple(found)

@@ -67,6 +67,18 @@ def sparsity_percent(share: float) -> str:
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") if math.isfinite(share) else MISSING
 
 
+def points(share: float) -> str:
+    """Returns a difference of shares in points, with its sign, or an em dash.
+
+    >>> points(0.023), points(-0.004), points(-0.0001)
+    ('+2.3', '−0.4', '0.0')
+    """
+    if not math.isfinite(share):
+        return MISSING
+    printed = f"{100 * share:+.1f}"
+    return "0.0" if printed in ("+0.0", "-0.0") else printed.replace("-", "−")
+
+
 def count(value: object) -> str:
     """Returns a whole number with thousands separated, or an em dash.
 
@@ -167,10 +179,71 @@ FLAGS: dict[str, FlagWords] = {
         "The network seems to return probabilities instead of logits. Gradients through a "
         "saturated softmax vanish, so the robust accuracy may be too high.",
     ),
+    "batch-dependent": FlagWords(
+        "depends on the batch",
+        "The answer to an input changes with the inputs beside it, so an accuracy belongs to the "
+        "batches it was measured in and not to the network.",
+    ),
+    "stateful-forward": FlagWords(
+        "changes from call to call",
+        "The network answered otherwise, or had other gradients or state, after it was evaluated "
+        "than before. What was attacked is not what was published.",
+    ),
+    "revived-weights": FlagWords(
+        "zero weights came back",
+        "Weights that count as zero were no longer zero while the network was evaluated, so the "
+        "stated sparsity is not that of the network that was measured.",
+    ),
+    "hidden-weights": FlagWords(
+        "hidden weights",
+        "The forward pass uses weights that are no parameters of the network, so the count of "
+        "zeros misses them and the stated sparsity is too high.",
+    ),
+    "test-beats-training": FlagWords(
+        "better on test than on training data",
+        "Test examples fare better than training examples, beyond chance. The network has seen "
+        "them, or recognises them.",
+    ),
     "zero-gradients": FlagWords(
         "zero gradients",
-        "The loss gradient vanished on some inputs. Attacks that follow gradients cannot move "
-        "there, so the robust accuracy may be too high.",
+        "The network is flat around examples that no attack broke and nothing proves. Attacks that "
+        "follow gradients cannot move there, so the robust accuracy may be too high.",
+    ),
+    "vanishing-gradients": FlagWords(
+        "vanishing gradients",
+        "The loss is saturated at examples that no attack broke and nothing proves: the network "
+        "has a gradient there, and float32 loses it in the loss. PGD cannot move, so the robust "
+        "accuracy may be too high.",
+    ),
+    "noise-beats-gradients": FlagWords(
+        "noise beats gradients",
+        "Random points broke examples that iterated gradient attacks did not. Gradients mislead "
+        "there, so more may be broken than was found.",
+    ),
+    "single-step-beats-iterated": FlagWords(
+        "one step beats many",
+        "One full gradient step broke examples that iterated gradient attacks did not. Gradients "
+        "mislead there, so more may be broken than was found.",
+    ),
+    "transfer-beats-white-box": FlagWords(
+        "transfer beats white box",
+        "Adversarial inputs of the dense parent broke examples that attacks on the network's own "
+        "gradients did not. That is a sign of masked gradients.",
+    ),
+    "planted-missed": FlagWords(
+        "planted examples missed",
+        "Gradients did not lead to adversarial examples that were known to be there. What the "
+        "attacks did not find may exist as well, so the robust accuracy may be too high.",
+    ),
+    "not-at-chance-for-huge-epsilon": FlagWords(
+        "survives a huge epsilon",
+        "More examples than chance allows survived an attack that may change the image entirely. "
+        "Such an attack cannot fail unless gradients lead nowhere.",
+    ),
+    "accuracy-rises-with-epsilon": FlagWords(
+        "accuracy rises with epsilon",
+        "PGD broke fewer examples in a larger ball than in a smaller one inside it, so it does not "
+        "find what is there.",
     ),
     "bounds-unsupported": FlagWords(
         "bounds unsupported",
@@ -185,8 +258,8 @@ FLAGS: dict[str, FlagWords] = {
     ),
     "dynamic-forward": FlagWords(
         "dynamic forward pass",
-        "The network seems to compute or optimise inside its forward pass, which AutoAttack was "
-        "not designed for.",
+        "The network computes gradients inside its forward pass, so it may optimise its answer "
+        "while it is attacked. The attacks here were not designed for that.",
     ),
     "square-lowers-accuracy": FlagWords(
         "Square lowers accuracy",
@@ -205,8 +278,8 @@ FLAGS: dict[str, FlagWords] = {
     ),
     "pgd-not-converged": FlagWords(
         "PGD not converged",
-        "The second half of PGD's steps still broke examples, so more steps might break more, "
-        "and the robust accuracy may be too high.",
+        "The second half of PGD's steps broke examples that nothing else broke, so more steps "
+        "might break more, and the robust accuracy may be too high.",
     ),
     "too-few-classes": FlagWords(
         "too few classes for an attack",

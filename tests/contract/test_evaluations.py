@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from tiny import LINF, digits, rng, same_bits, state_of, trained, untouched
+from tiny import LINF, digits, rng, same_bits, state_of, trained, untouched, untrained
 
 from benchmark import evaluations
 from benchmark.attacks import Steps
@@ -18,7 +18,9 @@ from benchmark.evaluations import (
     Bounds,
     Clean,
     Pgd,
+    Sanity,
     Smoothing,
+    Transfer,
     run_evaluation,
 )
 from benchmark.evaluations.engine import Guard
@@ -32,13 +34,17 @@ SETTINGS = {
     "bounds": Bounds(methods=("ibp", "crown"), epsilons=(Fraction(1, 50),), crown_max_units=20_000),
     "ibp": Bounds(methods=("ibp",), epsilons=(Fraction(1, 50),), crown_max_units=20_000),
     "smoothing": Smoothing(sigma=0.25, n0=10, n=100, alpha=0.01, batch=64, examples=COUNT),
+    "sanity": Sanity(draws=4, planted_examples=3),
+    "transfer": Transfer(Steps(3, Fraction(1, 2))),
 }
 OVER_ALL = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
 @lru_cache(maxsize=1)
 def shard():
-    return digits(COUNT)
+    examples = digits(COUNT)
+    known = (examples.inputs[:4].clone(), examples.labels[:4].clone())
+    return dataclasses.replace(examples, parent=untrained(), training=known)
 
 
 def measure(settings, seed=0):
@@ -87,12 +93,16 @@ def test_same_seed_same_bits(settings):
 def test_what_it_is_given_stays_as_it_was(settings, capsys):
     guard = Guard(trained(), 10)
     examples = shard()
+    parent = state_of(examples.parent)
+    training = [tensor.clone() for tensor in examples.training]
     before = {f.name: getattr(examples, f.name) for f in dataclasses.fields(examples)}
     copies = {k: v.clone() for k, v in before.items() if isinstance(v, torch.Tensor)}
     with untouched(guard):
         settings.run(guard, examples, LINF, rng())
     for name, tensor in copies.items():
         assert torch.equal(tensor, before[name]), name
+    assert all(map(torch.equal, training, examples.training))
+    assert same_bits(parent, state_of(examples.parent))
     assert not guard._forward_hooks and not guard.network._forward_hooks
     assert same_bits(state_of(guard.network), state_of(trained()))
     assert torch.is_grad_enabled()
@@ -117,9 +127,36 @@ def test_different_settings_have_different_digests():
     assert len({digest_of(settings) for settings in SETTINGS.values()}) == len(SETTINGS)
 
 
-@pytest.mark.parametrize("name", ["pgd", "smoothing"])
+def test_cheap_attacks_take_no_account_of_what_is_proven():
+    # What spares the proven, and what attacks them because nothing else does.
+    everything = {LINF.epsilon: torch.ones(COUNT, dtype=torch.bool)}
+    proven = dataclasses.replace(shard(), proven=everything)
+    spared = {}
+    for name in ("pgd", "autoattack", "sanity", "transfer"):
+        settings = SETTINGS[name]
+        result = run_evaluation(
+            trained(), proven, name="it", settings=settings, threat=LINF, seed=("contract", 0)
+        ).result
+        columns = [v for n, v in result.columns.items() if n.startswith("broken_")]
+        spared[name] = any((values == -3).any() for values in columns)
+    assert spared == {"pgd": True, "autoattack": True, "sanity": False, "transfer": False}
+
+
+@pytest.mark.parametrize("name", ["pgd", "sanity", "smoothing", "transfer"])
 def test_what_is_drawn_comes_from_the_seed(name):
-    first, other = (measure(SETTINGS[name], seed).result for seed in (0, 1))
+    # In a ball so large that something is found in it.
+    wide = LINF.with_epsilon(Fraction(1, 2))
+    first, other = (
+        run_evaluation(
+            trained(),
+            shard(),
+            name="it",
+            settings=SETTINGS[name],
+            threat=wide,
+            seed=("contract", seed),
+        ).result
+        for seed in (0, 1)
+    )
     if name == "smoothing":
         assert not np.array_equal(first.columns["count"], other.columns["count"])
     else:

@@ -19,15 +19,19 @@ from benchmark.training import Run, Stage
 UNSTRUCTURED = tuple(Fraction(p, 100) for p in (0, 50, 75, 90, 95, 99))
 STRUCTURED = tuple(Fraction(p, 100) for p in (0, 50, 75, 90))
 
+# Every method; the sanity controls stand for themselves over two parents, one of each scope.
+PARENTS = ("lwm-layerwise", "lwm-global")
+TESTED = [n for n in methods.names() if methods.controls().get(n, PARENTS[0]) in PARENTS]
+
 CASES = [
     (name, structure, sparsity)
-    for name in methods.names()
+    for name in TESTED
     for structure in methods.method(name).structures
     for sparsity in (UNSTRUCTURED if structure == "unstructured" else STRUCTURED)
     if not methods.supports(methods.method(name), name, sparsity, structure)
 ]
 OVER_ALL = pytest.mark.parametrize(("name", "structure", "sparsity"), CASES)
-OVER_METHODS = pytest.mark.parametrize("name", methods.names())
+OVER_METHODS = pytest.mark.parametrize("name", TESTED)
 
 
 def task_of(sparsity, structure, seed=0):
@@ -125,7 +129,8 @@ def test_a_method_says_who_made_it(name):
 
 
 def test_the_controls_are_there():
-    assert {"dense", "random", "lwm-layerwise", "lwm-global"} <= set(methods.names())
+    assert {"dense", "random", "lwm-layerwise", "lwm-global"} <= set(TESTED)
+    assert {f"{p}-{n}" for p in ("shuffled", "reinitialised") for n in PARENTS} <= set(TESTED)
 
 
 def weights(pruned):

@@ -224,11 +224,137 @@ def test_a_first_party_name_is_taken_even_before_its_file_is_loaded(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Mine", "my_method", "../x", "a--b", "-a", "a ", "a\n", "ä", "x" * 61, "a/b"]
+    "name", ["", "Mine", "my_method", "../x", "a--b", "-a", "a ", "a\n", "ä", "x" * 49, "a/b"]
 )
 def test_names_that_are_no_names_are_refused(name):
     with pytest.raises(ContractError, match="lower-case words joined by hyphens"):
         register(name)(renamed("Mine"))
+
+
+# --- sanity controls
+
+
+CONTROLS = ("shuffled", "reinitialised")
+
+
+def test_every_method_but_the_dense_control_has_its_sanity_controls():
+    register("mine")(renamed("Mine"))
+    own = [name for name in methods.names() if name not in methods.controls()]
+    assert {"dense", "random", "lwm-global", "mine"} <= set(own)
+    expected = {f"{word}-{name}": name for word in CONTROLS for name in own if name != "dense"}
+    assert methods.controls() == expected
+    assert list(methods.controls()) == sorted(expected)
+    assert methods.names() == sorted([*own, *expected])
+
+
+@pytest.mark.parametrize("word", CONTROLS)
+def test_a_control_takes_after_its_parent(word):
+    parent = register("mine")(
+        dataclasses.dataclass(frozen=True)(
+            type(
+                "Mine",
+                (Good,),
+                {
+                    "info": Info("My title", ("Ada",), "My paper", "https://my.code", "Mine."),
+                    "structures": ("filter",),
+                    "scope": "global",
+                    "largest_sparsity": HALF,
+                },
+            )
+        )
+    )
+    kind = methods.method(f"{word}-mine")
+    assert (kind.structures, kind.scope, kind.largest_sparsity) == (("filter",), "global", HALF)
+    assert kind.info.title == f"My title, {word}"
+    assert kind.info.authors[0] == "Ada" and "Michael Carbin" in kind.info.authors
+    assert kind.info.paper.startswith("My paper; ") and "2009.08576" in kind.info.paper
+    assert kind.info.code == "https://my.code" and "mine" in kind.info.summary
+    assert kind().parent == parent()
+    # One class a control, which is a method to the letter but for its name.
+    assert methods.method(f"{word}-mine") is kind
+    assert methods._shortcoming("x", kind) == ""
+    with pytest.raises(ContractError, match=f"{word}-mine reaches sparsity 0.5, not 0.75"):
+        methods.compress(f"{word}-mine", kind(), untrained(3), task_of(Fraction(3, 4), "filter"))
+
+
+def test_long_references_stay_within_a_manifest_line():
+    info = Info("t" * 400, (), "p" * 400, "", "Mine.")
+    register("mine")(dataclasses.dataclass(frozen=True)(type("Mine", (Good,), {"info": info})))
+    shown = methods.method("shuffled-mine").info
+    assert len(shown.title) == len(shown.paper) == 400
+    assert shown.paper.startswith("ppp") and shown.paper.endswith("…")
+
+
+def test_the_longest_name_still_has_controls():
+    name = "x" * 48
+    register(name)(renamed("Long"))
+    for word in CONTROLS:
+        # A part of a checkpoint id has at most 64 letters.
+        assert len(f"{word}-{name}") <= 64
+        assert methods.method(f"{word}-{name}").info.title.endswith(word)
+
+
+@pytest.mark.parametrize("word", CONTROLS)
+def test_what_removes_nothing_has_no_controls(word):
+    whole = dataclasses.dataclass(frozen=True)(
+        type("Whole", (Good,), {"largest_sparsity": Fraction(0)})
+    )
+    register("whole")(whole)
+    assert f"{word}-dense" not in methods.names()
+    for name in ("dense", "whole"):
+        with pytest.raises(ContractError, match=f"'{word}-{name}': {name} reaches only sparsity 0"):
+            methods.method(f"{word}-{name}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shuffled-nope",
+        "shuffled-",
+        "shuffled",
+        "reinitialised-",
+        "shuffled-shuffled-random",
+        "reinitialised-shuffled-random",
+        "Shuffled-random",
+    ],
+)
+def test_controls_of_nothing_are_unknown(name):
+    with pytest.raises(UnknownName, match=f"unknown method '{name}'; did you mean "):
+        methods.method(name)
+
+
+def test_near_matches_of_controls_can_be_had():
+    with pytest.raises(UnknownName, match="did you mean shuffled-lwm-global"):
+        methods.method("shuffled-lwm-globl")
+    with pytest.raises(UnknownName, match="did you mean reinitialised-random"):
+        methods.method("reinitialized-random")
+    with pytest.raises(UnknownName) as caught:
+        methods.method("shuffled-dens")
+    assert "shuffled-dense" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["shuffled-mine", "reinitialised-dense", "shuffled-lwm-global"])
+def test_names_of_controls_cannot_be_registered(name):
+    with pytest.raises(ContractError, match="begins with reinitialised- or shuffled-"):
+        register(name)(renamed("Mine"))
+    assert name not in methods._registered
+
+
+def test_a_broken_parent_says_so(tmp_path, monkeypatch):
+    first_party(tmp_path, monkeypatch, "torn_method", "this is no Python")
+    with pytest.raises(ContractError, match="'torn-method' to load from .*got SyntaxError"):
+        methods.method("shuffled-torn-method")
+
+
+def test_a_parent_that_breaks_its_contract_is_named():
+    register("mine")(
+        dataclasses.dataclass(frozen=True)(
+            type("Mine", (Good,), {"spoil": lambda self, p: Pruned(p.model, Mask.ones(p.model))})
+        )
+    )
+    kind = methods.method("shuffled-mine")
+    with pytest.raises(ContractError, match="^method 'shuffled-mine' .*: method 'mine' broke"):
+        methods.compress("shuffled-mine", kind(), untrained(3), task_of(HALF, "unstructured"))
 
 
 MEMBERS = {name: value for name, value in vars(Good).items() if not name.startswith("_")}
@@ -340,6 +466,46 @@ def test_an_installed_package_is_a_method_like_any_other(plugin):
         assert flat[: len(flat) - round(HALF * len(flat))].all()
         assert not flat[len(flat) - round(HALF * len(flat)) :].any()
     assert methods.method(plugin) is kind
+
+
+@pytest.mark.parametrize("word", CONTROLS)
+def test_an_installed_package_has_its_sanity_controls(plugin, word):
+    name = f"{word}-{plugin}"
+    assert methods.controls()[name] == plugin
+    assert "robustprune_example" not in sys.modules
+    kind = methods.method(name)
+    assert kind.info.authors[0] == "A third party" and kind.structures == ("unstructured",)
+    pruned = methods.compress(name, kind(), untrained(3), task_of(HALF, "unstructured"))
+    for tensor in pruned.mask.values():
+        assert int((~tensor).sum()) == round(HALF * tensor.numel())
+
+
+def test_a_package_cannot_take_the_name_of_a_control(tmp_path, monkeypatch, plugin):
+    value = "robustprune_example:FirstWeights"
+    install(tmp_path / "b", monkeypatch, "other", {"shuffled-random": value, "shuffled-own": value})
+    with pytest.raises(ContractError, match="one source of method 'shuffled-random', got .*uninst"):
+        methods.method("shuffled-random")
+    with pytest.raises(ContractError, match="begins with reinitialised- or shuffled-"):
+        methods.method("shuffled-own")
+    assert methods.method("shuffled-lwm-global").info.title == "LWM, global, shuffled"
+    assert "shuffled-own" not in methods.controls()
+    assert "shuffled-own" not in methods.controls().values()
+
+
+def test_no_place_a_package_names_lets_it_around_the_contract(tmp_path, monkeypatch):
+    place = "methods._sanity_controls.shuffled"
+    install(
+        tmp_path, monkeypatch, "sly", {"sly": place, "slier": "methods._sanity_controls:Pruned"}
+    )
+    for name in ("sly", "slier"):
+        with pytest.raises(ContractError, match=f"'{name}'"):
+            methods.method(name)
+
+
+def test_names_that_are_no_names_have_no_controls(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, "odd", {"Odd Name": "no_such_module_anywhere:Thing"})
+    assert "Odd Name" in methods.names()
+    assert not any("Odd" in name for name in methods.controls())
 
 
 def test_without_the_package_there_is_no_such_method():

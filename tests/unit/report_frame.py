@@ -42,15 +42,45 @@ def protocol_page(**changes):
     return ProtocolPage(**{**values, **changes})
 
 
-def outcomes_of(robust, generator, examples=EXAMPLES):
+# Simple drawings of 0, 1, 4 and 7, eight pixels high and wide.
+DRAWN = {
+    0: (0x3C, 0x66, 0xC3, 0xC3, 0xC3, 0xC3, 0x66, 0x3C),
+    1: (0x18, 0x38, 0x78, 0x18, 0x18, 0x18, 0x18, 0x7E),
+    4: (0x0C, 0x1C, 0x34, 0x64, 0xFF, 0x04, 0x04, 0x04),
+    7: (0xFF, 0x03, 0x06, 0x0C, 0x18, 0x18, 0x30, 0x30),
+}
+
+
+def outcomes_of(robust, generator, examples=EXAMPLES, best_known=None):
     """Nested outcomes with exactly the rounded counts: certified within robust within clean."""
     order = generator.permutation(examples)
-    counts = {"clean": min(1.0, robust + 0.22), "robust": robust, "certified": 0.7 * robust}
-    outcomes = {}
-    for name, share in counts.items():
+    known = robust if best_known is None else best_known
+    counts = {"clean": min(1.0, robust + 0.22), "robust": robust, "best_known": known}
+    outcomes = {"index": np.arange(examples)}
+    for name, share in {**counts, "certified": 0.7 * robust}.items():
         outcomes[name] = np.zeros(examples, dtype=bool)
         outcomes[name][order[: round(share * examples)]] = True
     return outcomes
+
+
+def strip_of(attack="apgd-ce", examples=8, channels=1, **changes):
+    """Drawn digits with an adversarial input each, at most 3/16 away in every pixel."""
+    generator = np.random.default_rng(3)
+    labels = [list(DRAWN)[place % len(DRAWN)] for place in range(examples)]
+    bits = [[[row >> (7 - bit) & 1 for bit in range(8)] for row in DRAWN[one]] for one in labels]
+    originals = np.repeat(np.array(bits, dtype=np.float32)[:, None] * 0.9375, channels, axis=1)
+    signs = generator.choice([-1.0, 0.0, 1.0], size=originals.shape)
+    strip = {
+        "attack": attack,
+        "evaluation": "autoattack",
+        "epsilon": "3/16",
+        "total": 34,
+        "labels": labels,
+        "predictions": [(label + 1) % 10 for label in labels],
+        "originals": originals,
+        "adversarial": np.clip(originals + signs * 3 / 16, 0, 1).astype(np.float32),
+    }
+    return {**strip, **changes}
 
 
 def make_row(method="lwm-global", sparsity=0.9, outcomes=None, **changes):
@@ -121,25 +151,44 @@ def make_row(method="lwm-global", sparsity=0.9, outcomes=None, **changes):
             for name, shape in LAYERS
         ],
         "flags": [],
+        "unrankable": "",
+        "challenges": [],
+        "evidence": [],
+        "strips": [],
         "cost": {
-            "clean": {"seconds": 0.1, "forwards": 594, "backwards": 0},
-            "pgd": {"seconds": 4.5, "forwards": 130_000, "backwards": 130_000},
-            "autoattack": {"seconds": 29.9, "forwards": 2_300_000, "backwards": 600_000},
+            "clean": cost_of(0.1, 594, 0),
+            "pgd": cost_of(4.5, 130_000, 130_000, attacked=300, proven=220, forwards_saved=9_000),
+            "autoattack": cost_of(
+                29.9, 2_300_000, 600_000, attacked=300, proven=220, forwards_saved=1_200_000
+            ),
         },
         "environment": {"python": "3.11.7", "torch": "2.14.1", "device": "cpu"},
     }
     return {**row, **measured(outcomes or {}), **changes}
 
 
+def cost_of(seconds, forwards, backwards, attacked=0, proven=0, forwards_saved=0):
+    return {
+        "seconds": seconds,
+        "forwards": forwards,
+        "backwards": backwards,
+        "attacked": attacked,
+        "proven": proven,
+        "forwards_saved": forwards_saved,
+    }
+
+
 def measured(outcomes):
     """The columns that are computed from outcomes."""
     missing = float("nan")
     if not outcomes:
-        names = ("clean", "pgd", "autoattack", "robust", "certified")
+        names = ("clean", "pgd", "autoattack", "robust", "best_known", "certified")
         empty = {f"{name}_accuracy": missing for name in names}
         return {**empty, "attacks": [], "curve": [], "certified_curve": [], "outcomes": {}}
-    clean, robust, certified = (float(outcomes[n].mean()) for n in ("clean", "robust", "certified"))
     examples = len(outcomes["robust"])
+    whole = {"index": np.arange(examples), "best_known": outcomes["robust"]}
+    outcomes = {**whole, **outcomes}
+    clean, robust, certified = (float(outcomes[n].mean()) for n in ("clean", "robust", "certified"))
     broken = round((clean - robust) * examples)
     steps = ((0.0625, "1/16"), (0.125, "1/8"), (0.1875, "3/16"), (0.25, "1/4"))
     return {
@@ -147,6 +196,7 @@ def measured(outcomes):
         "pgd_accuracy": min(clean, robust + 5 / examples),
         "autoattack_accuracy": robust,
         "robust_accuracy": robust,
+        "best_known_accuracy": float(outcomes["best_known"].mean()),
         "certified_accuracy": certified,
         "attacks": [
             {
@@ -218,6 +268,41 @@ def board_frame():
     quick = outcomes_of(0.7, generator, 100)
     rows.append(make_row("dense", 0.0, quick, tier="quick", examples=100))
     return pd.DataFrame(rows)
+
+
+def evidence_frame():
+    """The board again, with evidence, a challenge, a row that gets no rank, and seeds."""
+    frame = board_frame()
+    rows = frame.to_dict("records")
+    strips = [strip_of("apgd-ce"), strip_of("apgd-t", 3, total=3), strip_of("pgd", total=77)]
+    strips[2]["evaluation"] = "pgd"
+    files = [
+        {"file": f"{start:06d}.npz", "bytes": size, "sha256": "ab" * 32, "inputs": inputs}
+        for start, size, inputs in ((0, 34_200, 180), (512, 5_100, 21))
+    ]
+    rows[16].update(strips=strips, evidence=files)
+    rows[15].update(evidence=files, challenges=CHALLENGES)
+    rows[15].update(measured(outcomes_of(0.61, np.random.default_rng(4), best_known=0.58)))
+    rows[6]["flags"] = [
+        {"name": "zero-gradients", "rate": 0.31, "detail": "184 of 594 examples"},
+        {"name": "zero-gradients-in-attack", "rate": 0.02, "detail": "12 of 594 examples"},
+    ]
+    rows[6]["unrankable"] = "zero-gradients at 31.0 %, tolerated up to 5.0 %"
+    generator = np.random.default_rng(5)
+    for seed, robust in ((1, 0.63), (2, 0.67)):
+        rows.append(make_row("lwm-global", 0.9, outcomes_of(robust, generator), seed=seed))
+    return pd.DataFrame(rows)
+
+
+CHALLENGES = [
+    {
+        "credit": "Ada L.",
+        "attack": "momentum with restarts",
+        "broken": 15,
+        "date": "2026-03-01",
+    },
+    {"credit": HOSTILE, "attack": "</td><script>x", "broken": 3, "date": "<b>soon</b>"},
+]
 
 
 def other_pages():

@@ -689,3 +689,16 @@ def test_importing_the_library_leaves_no_trace(tmp_path: object) -> None:
     assert run.stderr == ""
     name, version = run.stdout.split()
     assert name == "auto_LiRPA" and version[0].isdigit()
+
+
+def test_the_recursion_limit_stays_what_it_was() -> None:
+    """Release 0.3 sets it to a million on import, where a deep file ends the process."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; before = sys.getrecursionlimit();"
+        "from benchmark.bounds import engine_version; engine_version();"
+        "assert sys.getrecursionlimit() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

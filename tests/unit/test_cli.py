@@ -68,8 +68,7 @@ def make_stale(project: Project, checkpoint: str) -> None:
     path = records.record_path(project.results, FAST.id, checkpoint)
     content = json.loads(path.read_text()) | {"protocol_digest": "1" * 64}
     altered = records.ResultRecord.model_validate_json(json.dumps(content))
-    content["content_digest"] = records.content_digest(altered)
-    path.write_text(json.dumps(content))
+    path.write_text(records.sealed(altered).model_dump_json())
 
 
 # --- Names are printed whole ----------------------------------------------------------------------
@@ -203,7 +202,7 @@ def _no_attacks(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (_no_device, "device", "expected a device of this machine"),
         (_no_manifest, "manifest", "expected checkpoints_manifest.json in"),
-        (_broken_manifest, "manifest", "expected a valid manifest in"),
+        (_broken_manifest, "manifest", "expected a manifest as JSON in"),
         (_no_weights, "manifest", f"expected weights of 1 checkpoints, found none of {SPARSE}"),
         (_no_bounds, "bounds", "expected the package auto_LiRPA"),
         (_no_attacks, "attacks", "expected the package pyautoattack"),
@@ -239,7 +238,7 @@ def test_compress_says_what_it_does_not_make(
     assert answer.code == 0
     assert answer.err.splitlines() == [
         "dense reaches sparsity 0, not 0.5: skipped",
-        "random at 0 is the dense network: skipped",
+        "random at 0 removes nothing: skipped",
     ]
     assert made == [("dense", 0), ("random", Fraction(1, 2))]
     assert "is made at 0 instead" in run(tmp_path, "compress", "dense").err
@@ -257,7 +256,7 @@ def test_compress_refuses_before_any_training(
     monkeypatch.setattr(random, "largest_sparsity", Fraction(1, 2))
     answer = run(tmp_path, "compress", "random", "--sparsity", "0,0.9")
     assert answer.code == 7
-    assert "expected something to make, got nothing: random at 0 is the dense" in answer.err
+    assert "expected something to make, got nothing: random at 0 removes nothing" in answer.err
     assert "random reaches sparsity 0.5, not 0.9: skipped" in answer.err
     assert len(answer.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -152,7 +152,7 @@ def test_dense_is_planned_once_and_others_where_asked() -> None:
     assert skipped == [
         "dense reaches sparsity 0, not 0.5: skipped",
         "dense reaches sparsity 0, not 0.9: skipped",
-        "random at 0 is the dense network: skipped",
+        "random at 0 removes nothing: skipped",
     ]
     alone = replace(ORDER, method="random", sparsity=Fraction(0))
     assert plan_orders(["random", "random"], [Fraction(0)] * 2, ORDER) == ([alone], [])

@@ -18,9 +18,11 @@ from small_outcomes import (
     MAIN,
     SMALL,
     SMALL_PROTOCOL,
+    SPARING_PROTOCOL,
     blank,
     consistent,
     misclassify,
+    spare,
 )
 
 from benchmark.digests import sha256_of_bytes
@@ -30,6 +32,7 @@ from benchmark.outcomes import (
     LARGEST_OUTCOMES,
     Outcomes,
     attacked,
+    attempts,
     broken,
     certified,
     check_columns,
@@ -37,7 +40,6 @@ from benchmark.outcomes import (
     clean_correct,
     decode,
     encode_arrays,
-    flags_of,
     metrics,
     read_arrays,
 )
@@ -163,7 +165,6 @@ def test_missing_evaluations_give_nan() -> None:
     found = metrics(Outcomes(blank()), bare)
     assert found.clean == found.robust == 1.0 and found.smoothed_examples == 0
     assert all(np.isnan([found.pgd, found.autoattack, found.certified, found.smoothed]))
-    assert flags_of(Outcomes(blank()), bare) == ()
     off = replace(
         SMALL_PROTOCOL,
         evaluations=(("bounds", Bounds(epsilons=(SMALL,), crown_max_units=1)),),
@@ -240,8 +241,9 @@ def test_a_proof_at_a_smaller_epsilon_allows_a_break_at_a_larger() -> None:
     ("name", "value"),
     [
         (BY, len(ATTACKS)),
-        (BY, -3),
+        (BY, -4),
         (PGD, 11),
+        (PGD, -4),
         (CURVE, 5),
         ("label", -1),
         ("index", -1),
@@ -257,18 +259,20 @@ def test_values_that_mean_nothing_are_refused(name: str, value: int) -> None:
     assert name in one_line(raised.value) and str(value) in str(raised.value)
 
 
-@pytest.mark.parametrize("name", [n for n in blank() if n not in ("smoothing.count",)])
+@pytest.mark.parametrize("name", list(blank()))
 def test_missing_and_mistyped_columns_are_refused(name: str) -> None:
     columns = blank()
     values = columns.pop(name)
-    if name != "smoothing.selected":
-        with pytest.raises(RecordError, match="got none") as raised:
-            check_columns(Outcomes(columns), SMALL_PROTOCOL)
-        one_line(raised.value)
-        columns[name] = values.astype(np.complex64)
-        with pytest.raises(RecordError, match="got complex64"):
-            check_columns(Outcomes(columns), SMALL_PROTOCOL)
+    with pytest.raises(RecordError, match="got none") as raised:
+        check_columns(Outcomes(columns), SMALL_PROTOCOL)
+    one_line(raised.value)
+    columns[name] = values.astype(np.complex64)
+    with pytest.raises(RecordError, match="got complex64"):
+        check_columns(Outcomes(columns), SMALL_PROTOCOL)
     columns[name] = values
+    with pytest.raises(RecordError, match="expected no outcome column odd") as raised:
+        check_columns(Outcomes({**columns, "odd": values}), SMALL_PROTOCOL)
+    one_line(raised.value)
     check_columns(Outcomes(columns), SMALL_PROTOCOL)
 
 
@@ -278,54 +282,72 @@ def test_every_protocol_names_its_columns() -> None:
             check_columns(Outcomes({"label": np.zeros(1, np.int16)}), protocol)
 
 
-def names(columns: dict[str, Any], protocol: Any = SMALL_PROTOCOL) -> dict[str, float]:
-    return {flag.name: flag.rate for flag in flags_of(Outcomes(columns), protocol)}
+@given(seed=seeds)
+def test_certifying_first_changes_no_accuracy(seed: int) -> None:
+    outcomes = consistent(seed)
+    columns = dict(outcomes.columns)
+    spare(columns)
+    spared = Outcomes(columns)
+    check_invariants(spared, SPARING_PROTOCOL)
+    assert metrics(spared, SPARING_PROTOCOL) == metrics(outcomes, SMALL_PROTOCOL)
+    for epsilon in (SMALL, MAIN, LARGE):
+        whole = attacked(outcomes, SMALL_PROTOCOL, epsilon)
+        assert np.array_equal(attacked(spared, SPARING_PROTOCOL, epsilon), whole)
 
 
-def test_no_flags_without_cause() -> None:
-    assert names(blank()) == {}
+def spared_then(value: int) -> Callable[[dict[str, Any]], None]:
+    def change(columns: dict[str, Any]) -> None:
+        columns[f"bounds.margin@{MAIN}"][7] = 1
+        spare(columns)
+        columns[PGD][7] = value
 
-
-@pytest.mark.parametrize(("count", "raised"), [(0, False), (1, True)])
-def test_zero_gradient_flag(count: int, raised: bool) -> None:
-    columns = blank()
-    columns["clean.zero_gradient"][:count] = True
-    assert names(columns) == ({"zero-gradients": count / EXAMPLES} if raised else {})
-
-
-@pytest.mark.parametrize(("count", "raised"), [(2, False), (3, True)])
-def test_square_flag_over_two_in_a_thousand(count: int, raised: bool) -> None:
-    columns = blank(1000)
-    columns[BY][:count] = ATTACKS.index("square")
-    assert names(columns) == ({"square-lowers-accuracy": count / 1000} if raised else {})
+    return change
 
 
 @pytest.mark.parametrize(
-    ("count", "step", "raised"), [(10, 6, False), (11, 6, True), (11, 5, False), (11, 10, True)]
+    ("change", "rule"),
+    [
+        (spared_then(-1), f"certified yet not left out in {PGD}"),
+        (spared_then(0), "certified at Linf 1/10 yet broken by an attack"),
+        (set_to(PGD, -3), f"left out in {PGD} as proven yet not certified"),
+        (set_to(BY, -3), f"left out in {BY} as proven yet not certified"),
+        (set_to(CURVE, -3), f"left out in {CURVE} as proven yet not certified"),
+    ],
 )
-def test_convergence_flag_over_one_in_a_hundred(count: int, step: int, raised: bool) -> None:
-    """Ten steps: those broken after the fifth would have survived half the steps."""
-    columns = blank(1000)
-    columns[PGD][:count] = step
-    columns[BY][:count] = 0
-    assert names(columns) == ({"pgd-not-converged": count / 1000} if raised else {})
-
-
-@pytest.mark.parametrize(("by_autoattack", "raised"), [(True, False), (False, True)])
-def test_pgd_stronger_flag_from_one_example(by_autoattack: bool, raised: bool) -> None:
-    columns = blank(1000)
-    columns[PGD][0] = 0
-    columns[BY][0] = 0 if by_autoattack else -1
-    assert names(columns) == ({"pgd-stronger-than-autoattack": 0.001} if raised else {})
-
-
-@pytest.mark.parametrize(("pgd", "gap", "raised"), [(6, 0, 0), (13, 1, 0), (13, 2, 1), (13, 3, 1)])
-def test_autoattack_far_below_flag_from_five_points(pgd: int, gap: int, raised: int) -> None:
-    """14/40 - 12/40 is a little less than 0.05 in floating point, yet five points it is."""
+def test_only_what_is_proven_is_spared(change: Callable[[dict[str, Any]], None], rule: str) -> None:
     columns = blank()
-    columns[PGD][: EXAMPLES - pgd - 1] = 0
-    columns[BY][: EXAMPLES - pgd - 1 + gap] = 0
-    assert names(columns) == ({"autoattack-far-below-pgd": gap / EXAMPLES} if raised else {})
+    change(columns)
+    with pytest.raises(InvariantViolation) as raised:
+        check_invariants(Outcomes(columns), SPARING_PROTOCOL)
+    assert f"expected no example {rule}, got 1: test examples [107]" in one_line(raised.value)
+
+
+def test_nobody_is_spared_where_all_are_attacked() -> None:
+    columns = blank()
+    columns[f"bounds.margin@{MAIN}"][7] = 1
+    spare(columns)
+    check_invariants(Outcomes(columns), SPARING_PROTOCOL)
+    with pytest.raises(InvariantViolation, match="yet not certified"):
+        check_invariants(Outcomes(columns), SMALL_PROTOCOL)
+
+
+def test_attempts_count_members_one_after_another() -> None:
+    columns = blank(10)
+    misclassify(columns, [0])
+    columns[BY][1:4] = [0, 0, 1]
+    columns[PGD][5] = 3
+    tried = {
+        (a.evaluation, a.attack): (int(a.tried.sum()), int(a.broken.sum()))
+        for a in attempts(Outcomes(columns), SMALL_PROTOCOL)
+        if a.epsilon == MAIN
+    }
+    assert tried == {
+        ("pgd", "pgd"): (9, 1),
+        ("autoattack", "apgd-ce"): (9, 2),
+        ("autoattack", "apgd-t"): (7, 1),
+        ("autoattack", "fab-t"): (6, 0),
+        ("autoattack", "square"): (6, 0),
+    }
 
 
 def test_equal_columns_give_equal_bytes_in_any_order() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from benchmark.datasets import DATASETS
 from benchmark.errors import ContractError, UnknownName
-from benchmark.evaluations import AutoAttack, Bounds, Pgd, Smoothing
+from benchmark.evaluations import AutoAttack, Bounds, Pgd, Sanity, Smoothing, Transfer
 from benchmark.protocols import PROTOCOLS, TIERS, Protocol, protocol
 from benchmark.recipes import RECIPES
+from benchmark.report.wording import FLAGS
 
 # Other tests, in the same process, add a fast one.
 ALL = [entry for entry in PROTOCOLS.values() if entry.id != "fast-linf"]
@@ -20,7 +21,14 @@ def test_entry_is_whole(entry: Protocol) -> None:
     assert protocol(entry.id) is entry
     assert entry.dataset in DATASETS
     settings = dict(entry.evaluations)
-    assert list(settings) == ["clean", "bounds", "pgd", "curve", "autoattack", "smoothing"]
+    names = ["clean", "bounds", "pgd", "curve", "autoattack", "sanity", "transfer", "smoothing"]
+    assert list(settings) == names
+    assert isinstance(settings["sanity"], Sanity) and isinstance(settings["transfer"], Transfer)
+    assert entry.certify_first
+    # Every flag that costs a rank has words; those about how bounds were made cost none.
+    unranking = dict(entry.unrankable)
+    assert set(unranking) <= set(FLAGS) and all(0 <= rate < 1 for rate in unranking.values())
+    assert not any(FLAGS[name].informational for name in unranking)
     bounds, curve = settings["bounds"], settings["curve"]
     assert isinstance(bounds, Bounds)
     assert entry.threat.epsilon in bounds.epsilons
@@ -50,7 +58,9 @@ def test_tiers_share_their_shards(entry: Protocol) -> None:
 def test_digests_tell_every_setting_apart() -> None:
     entry = PROTOCOLS["digits-linf"]
     changed = [
-        replace(entry, version=2),
+        replace(entry, version=entry.version + 1),
+        replace(entry, certify_first=False),
+        replace(entry, unrankable=entry.unrankable[:-1]),
         replace(entry, seed=1),
         replace(entry, shard_size=50),
         replace(entry, threat=entry.threat.with_epsilon(Fraction(1, 16))),

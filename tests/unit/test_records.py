@@ -17,6 +17,7 @@ from small_project import claims, entry, network
 from test_manifest import without_words
 
 from benchmark import records
+from benchmark.challenges import Challenge, challenge_of, write
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import InvariantViolation, RecordError, StorageError
 from benchmark.evaluations import AutoAttack, Clean
@@ -36,6 +37,7 @@ COLUMNS = {
     *("protocol", "protocol_version", "protocol_digest", "data_digest", "tier", "examples"),
     *("threat", "status", "reason"),
     *("clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "robust_accuracy"),
+    *("best_known_accuracy", "challenges", "unrankable", "evidence"),
     *("certified_accuracy", "smoothed_accuracy", "smoothed_radius", "smoothed_sigma"),
     *("smoothed_examples", "measured_sparsity", "sparsity_weights", "sparsity_parameters"),
     *("density", "compression_ratio", "multiply_adds_dense", "multiply_adds_sparse"),
@@ -71,7 +73,16 @@ SIZE = {
 
 def record_of(outcomes: Outcomes, **changes: Any) -> ResultRecord:
     """Returns a record of some outcomes that keeps every promise, then changed and signed."""
+    attacks = {"attacked": 0, "proven": 0, "forwards_saved": 0}
     fields = {
+        "schema_version": records.SCHEMA_VERSION,
+        "status": "done",
+        "reason": "",
+        "evidence": [],
+        "parent_sha256": "",
+        "training_digest": "",
+        "content_digest": "",
+        "seals": {},
         "checkpoint_id": CHECKPOINT.id,
         "checkpoint_sha256": CHECKPOINT.sha256,
         "protocol": SMALL_PROTOCOL.id,
@@ -82,15 +93,15 @@ def record_of(outcomes: Outcomes, **changes: Any) -> ResultRecord:
         "data_digests": dict.fromkeys(("quick", "standard", "full"), "2" * 64),
         "size": SIZE,
         "cost": {
-            "clean": {"seconds": 0.25, "forwards": 80, "backwards": 40},
-            "pgd": {"seconds": 1.5, "forwards": 900, "backwards": 800},
+            "clean": {"seconds": 0.25, "forwards": 80, "backwards": 40, **attacks},
+            "pgd": {"seconds": 1.5, "forwards": 900, "backwards": 800, **attacks},
         },
         "flags": [{"name": "randomised-output", "rate": 0.5, "detail": "two passes differ"}],
         "environment": {"torch": "2.14", "device": "cpu"},
         "outcomes_sha256": sha256_of_bytes(outcomes.encode()),
     }
     record = ResultRecord.model_validate_json(json.dumps({**fields, **changes}))
-    return record.model_copy(update={"content_digest": records.content_digest(record)})
+    return records.sealed(record)
 
 
 def stored(folder: Path, outcomes: Outcomes | None = None, **changes: Any) -> Path:
@@ -99,7 +110,8 @@ def stored(folder: Path, outcomes: Outcomes | None = None, **changes: Any) -> Pa
 
 
 def load(folder: Path, *entries: Checkpoint) -> list[Row]:
-    return records.load_all(folder, Manifest(checkpoints=entries or (CHECKPOINT,)))
+    manifest = Manifest(checkpoints=entries or (CHECKPOINT,))
+    return records.load_all(folder, manifest, folder / "challenges")
 
 
 def test_schema_is_frozen() -> None:
@@ -163,7 +175,9 @@ def damaged(path: Path) -> str:
     with pytest.raises(RecordError) as raised:
         records.read(path)
     message = one_line(raised.value)
-    assert any(step in message for step in ("evaluate again", "restore", "check the path"))
+    assert any(
+        step in message for step in ("evaluate again", "restore", "check the path", "update")
+    )
     return message
 
 
@@ -191,11 +205,13 @@ def test_damaged_files_are_refused(
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('"examples": 40', '"examples": 41', "content digest"),
-        ('"zeros": ', '"zeros": 1', "content digest"),
-        ('"rate": 0.5', '"rate": 0.0', "content digest"),
+        ('"examples": 40', '"examples": 41', "sealed in examples;"),
+        ('"zeros": ', '"zeros": 1', "sealed in size;"),
+        ('"rate": 0.5', '"rate": 0.0', "sealed in flags;"),
+        ('"seconds": 0.25', '"seconds": 0.5', "sealed in cost;"),
+        ('"torch": "2.14"', '"torch": "2.13"', "sealed in environment;"),
         ('"rate": 0.5', '"rate": 1.5', "flags.0.rate"),
-        ('"rate": 0.5', '"rate": NaN', "flags.0.rate"),
+        ('"rate": 0.5', '"rate": NaN', "as JSON"),
         ('"examples": 40', '"examples": "40"', "examples"),
         ('"status": "done"', '"status": "great"', "status"),
         ('"weight_total": 9872', '"weight_total": 0', "size.weight_total"),
@@ -203,7 +219,7 @@ def test_damaged_files_are_refused(
         ('"tier": "full"', '"tier": "full", "extra": 1', "extra"),
         ('"tier": "full"', '"tier": "a\\u001b[2Jb"', "tier"),
         ('"torch": "2.14"', '"torch\\n": "2.14"', "environment"),
-        ('"schema_version": 1', '"schema_version": 2', "schema_version"),
+        ('"schema_version": 2', '"schema_version": 3', "schema_version"),
     ],
 )
 def test_altered_records_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -343,8 +359,11 @@ def test_each_tier_equals_a_recomputation_on_its_prefix(tmp_path: Path, seed: in
             assert line[f"{name}_accuracy"] == getattr(found, name)
         by_example = line["outcomes"]
         assert all(len(values) == line["examples"] for values in by_example.values())
-        for name in ("clean", "robust", "certified"):
+        for name in ("clean", "robust", "best_known", "certified"):
+            assert by_example[name].dtype == np.bool_
             assert by_example[name].mean() == line[f"{name}_accuracy"]
+        assert by_example["index"].tolist() == prefix.columns["index"].tolist()
+        assert line["best_known_accuracy"] == line["robust_accuracy"]
 
 
 def test_a_small_record_yields_its_tiers_only(tmp_path: Path) -> None:
@@ -453,7 +472,126 @@ def test_protocols_without_some_evaluations(
 ) -> None:
     bare = replace(SMALL_PROTOCOL, evaluations=(("clean", Clean()), ("autoattack", AutoAttack())))
     monkeypatch.setitem(PROTOCOLS, bare.id, bare)
-    line = frame_of(tmp_path, consistent(0), protocol_digest=bare.digest).iloc[0].to_dict()
+    columns = consistent(0).columns
+    kept = ("index", "label", "clean.", "autoattack.")
+    outcomes = Outcomes({name: v for name, v in columns.items() if name.startswith(kept)})
+    line = frame_of(tmp_path, outcomes, protocol_digest=bare.digest).iloc[0].to_dict()
     assert np.isnan(line["pgd_accuracy"]) and np.isnan(line["certified_accuracy"])
     assert np.isnan(line["smoothed_accuracy"]) and np.isnan(line["smoothed_sigma"])
-    assert line["certified_curve"] == [] and set(line["outcomes"]) == {"clean", "robust"}
+    assert line["certified_curve"] == []
+    assert set(line["outcomes"]) == {"index", "clean", "robust", "best_known"}
+
+
+# --- Challenges and evidence ----------------------------------------------------------------------
+
+
+def challenged(folder: Path, *positions: int, **changes: Any) -> Challenge:
+    """Stores a challenge to some examples, by position in the list."""
+    said = {
+        "checkpoint_id": CHECKPOINT.id,
+        "checkpoint_sha256": CHECKPOINT.sha256,
+        "protocol": SMALL_PROTOCOL.id,
+        "protocol_digest": SMALL_PROTOCOL.digest,
+        "norm": "Linf",
+        "epsilon": str(MAIN),
+        "credit": "Ada",
+        "attack": "PGD",
+        "date": "2026-02-28",
+    }
+    index = np.array(sorted(100 + p for p in positions), dtype=np.int64)
+    draw = np.random.default_rng(len(str(changes)) + index.sum())
+    arrays = {"index": index, "inputs": draw.random((len(index), 1, 4, 4)).astype(np.float32)}
+    made = challenge_of(arrays, **{**said, **changes})
+    write(folder / "challenges", made, arrays)
+    return made
+
+
+def test_challenges_lower_best_known_alone_and_by_tier(tmp_path: Path) -> None:
+    columns = blank()
+    columns["autoattack.broken_by"][3] = 0
+    before = frame_of(tmp_path, Outcomes(columns))
+    challenged(tmp_path, 3, 5, 12)
+    challenged(tmp_path, 5, 30, credit="Bo", date="2026-03-01")
+    after = records.frame(load(tmp_path))
+    unchanged = sorted(COLUMNS - {"best_known_accuracy", "challenges", "outcomes"})
+    assert after[unchanged].to_dict() == before[unchanged].to_dict()
+    assert before["best_known_accuracy"].tolist() == before["robust_accuracy"].tolist()
+    assert after["robust_accuracy"].tolist() == [9 / 10, 19 / 20, 39 / 40]
+    assert after["best_known_accuracy"].tolist() == [8 / 10, 17 / 20, 36 / 40]
+    broken = [[(c["credit"], c["broken"]) for c in line] for line in after["challenges"]]
+    # Whoever came first gets the credit, and none is due for what the record had broken.
+    assert broken == [[("Ada", 1)], [("Ada", 2)], [("Ada", 2), ("Bo", 1)]]
+    assert set(after["challenges"][2][0]) == {"credit", "attack", "broken", "date", "url"}
+    known = after["outcomes"][2]["best_known"]
+    assert np.flatnonzero(~known).tolist() == [3, 5, 12, 30]
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpoint_sha256": "9" * 64}, {"norm": "L2"}, {"epsilon": "11/100"}]
+)
+def test_challenges_to_something_else_are_ignored(tmp_path: Path, change: dict[str, str]) -> None:
+    challenged(tmp_path, 5, **change)
+    frame = frame_of(tmp_path, Outcomes(blank()))
+    assert frame["best_known_accuracy"].tolist() == [1, 1, 1]
+    assert frame["challenges"].tolist() == [[], [], []]
+
+
+@pytest.mark.parametrize(("epsilon", "refuted"), [(SMALL, True), (MAIN, False)])
+def test_a_challenge_refutes_certificates_of_its_ball_and_larger_ones(
+    tmp_path: Path, epsilon: Any, refuted: bool
+) -> None:
+    columns = blank()
+    columns[f"bounds.margin@{SMALL}"][5] = 1
+    challenged(tmp_path, 5, epsilon=str(epsilon))
+    stored(tmp_path, Outcomes(columns))
+    if refuted:
+        with pytest.raises(
+            InvariantViolation, match=r"1/20 .* got that of Ada: test examples .105."
+        ):
+            load(tmp_path)
+    else:
+        assert len(load(tmp_path)[0].challenges) == 1
+
+
+def test_a_challenge_refutes_the_certificate_at_the_protocols_epsilon(tmp_path: Path) -> None:
+    columns = blank()
+    columns[f"bounds.margin@{LARGE}"][5] = 1
+    challenged(tmp_path, 4, 5)
+    stored(tmp_path, Outcomes(columns))
+    with pytest.raises(InvariantViolation, match="certificate refuted"):
+        load(tmp_path)
+    assert records.load_all(tmp_path, Manifest(checkpoints=(CHECKPOINT,)))
+
+
+def test_damaged_challenges_stop_loading(tmp_path: Path) -> None:
+    challenged(tmp_path, 5)
+    stored(tmp_path, Outcomes(blank()))
+    [path] = (tmp_path / "challenges").rglob("*.json")
+    path.write_text(path.read_text().replace('"credit": "Ada"', '"credit": "Eve"'))
+    with pytest.raises(RecordError, match="content_digest"):
+        load(tmp_path)
+
+
+def test_evidence_and_rankability_are_those_of_the_tier(tmp_path: Path) -> None:
+    files = [
+        {"start": s, "stop": s + 5, "inputs": s, "bytes": 9, "sha256": "4" * 64}
+        for s in range(0, EXAMPLES, 5)
+    ]
+    columns = blank()
+    columns["clean.zero_gradient"][[0, 1]] = True
+    flags = [{"name": "softmax-output", "rate": 0.25, "detail": "probabilities"}]
+    frame = frame_of(tmp_path, Outcomes(columns), evidence=files, flags=flags)
+    assert [len(line) for line in frame["evidence"]] == [2, 4, 8]
+    assert frame["evidence"][0][1] == {
+        "file": "000005.npz",
+        "bytes": 9,
+        "sha256": "4" * 64,
+        "inputs": 5,
+    }
+    assert "softmax-output" in frame["unrankable"][2]
+    assert "zero-gradients" in frame["unrankable"][0]
+    assert "zero-gradients" not in frame["unrankable"][2]
+
+
+def test_an_unflagged_row_is_rankable(tmp_path: Path) -> None:
+    assert frame_of(tmp_path, Outcomes(blank()), flags=[])["unrankable"].tolist() == ["", "", ""]

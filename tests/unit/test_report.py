@@ -1,5 +1,7 @@
 """The site: what it says, what it never says, its links, its bytes, its files."""
 
+import ast
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,21 +10,28 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from report_frame import (
+    CHALLENGES,
     EXAMPLES,
     HOSTILE,
     board_frame,
+    evidence_frame,
     make_row,
     other_pages,
     outcomes_of,
     protocol_page,
+    strip_of,
 )
+from scipy.stats import beta
 
 from benchmark.errors import InvariantViolation, StorageError, UnknownName
+from benchmark.leaderboard import curves as leaderboard_curves
 from benchmark.leaderboard import rank
 from benchmark.report import render
-from benchmark.report.curves import Chart, Line, charts, point, security_curve
+from benchmark.report.curves import Chart, Line, charts, point, security_curve, summaries
 from benchmark.report.details import checkpoint
+from benchmark.report.evidence import evidence
 from benchmark.report.figures import (
     ATTACKED,
     FRAME,
@@ -35,9 +44,21 @@ from benchmark.report.figures import (
     draw_security_curve,
     spread,
 )
+from benchmark.report.images import FRAME_GREY, GAP, SIDE, columns, draw
+from benchmark.report.shares import counted, exact, fraction, gain, interval, same_epsilon
 from benchmark.report.site import LISTING, Site, environment
-from benchmark.report.views import boards, counted
-from benchmark.report.wording import FLAGS, duration, folder, link, number, percent, scaled, slug
+from benchmark.report.views import boards
+from benchmark.report.wording import (
+    FLAGS,
+    duration,
+    folder,
+    link,
+    number,
+    percent,
+    points,
+    scaled,
+    slug,
+)
 
 PAGES = {page.id: page for page in (protocol_page(), *other_pages())}
 VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
@@ -85,7 +106,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("site")
-    render(board_frame(), root, PAGES)
+    render(evidence_frame(), root, PAGES)
     return root
 
 
@@ -115,10 +136,11 @@ def detail(frame_rows, page=None):
 def test_every_page_of_the_plan_exists(site):
     assert (site / "index.html").is_file()
     assert all((site / name / "index.html").is_file() for name in PAGES)
-    assert len(list((site / "digits-linf").glob("*.html"))) == 1 + 17
+    assert len(list((site / "digits-linf").glob("*.html"))) == 1 + 19
     assert (site / "static" / "style.css").is_file()
-    # Two measures and one curve for each of the 16 finished checkpoints, each in two themes.
-    assert len(list((site / "figures").glob("*.svg"))) == 2 * (2 + 16)
+    # Two measures and one curve for each of the 18 finished checkpoints, each in two themes.
+    assert len(list((site / "figures").glob("*.svg"))) == 2 * (2 + 18)
+    assert len(list((site / "figures").glob("*.png"))) == 3
 
 
 def test_render_returns_the_files_it_wrote(tmp_path):
@@ -129,7 +151,7 @@ def test_render_returns_the_files_it_wrote(tmp_path):
 def test_names_are_safe_and_bounded(site):
     for path in site.rglob("*"):
         if path.is_file() and path.name != LISTING:
-            assert re.fullmatch(r"[a-z0-9-]{1,100}\.(html|svg|css)", path.name)
+            assert re.fullmatch(r"[a-z0-9-]{1,100}\.(html|svg|png|css)", path.name)
 
 
 def test_every_link_and_picture_leads_to_a_file(site, pages):
@@ -181,7 +203,7 @@ def test_the_board_shows_the_numbers(pages, site):
     shares = [row[f"{name}_accuracy"] for name in ("clean", "pgd", "autoattack", "certified")]
     line = " ".join(percent(share) for share in shares)
     ends = f"[{percent(row['certified_accuracy'])}, {percent(row['robust_accuracy'])}]"
-    assert f"lwm-global 99 % {ends} 99.0 {line} adversarial cnn-tiny unstructured" in words
+    assert re.search(rf"lwm-global 99 % {re.escape(ends)} .*? 99.0 {line} adversarial", words)
     assert "594 examples" in words
     # Half of 594: 1.96 sqrt(0.25 / 594) = 0.0402, hardly narrowed by Wilson's correction.
     assert "± 4.0 points" in words
@@ -229,9 +251,13 @@ def test_ranks_and_ties_are_shown():
     (cell,) = board.cells
     assert [row.rank for row in cell.rows] == ["=1", "=1", "3"]
     assert [row.name for row in cell.leaders] == ["a 90 %", "b 90 %"]
-    assert cell.note == "2 of 3 share the first rank"
+    assert cell.note == (
+        "2 of 3 share the first rank: no test tells them apart; incomplete: controls are missing"
+    )
+    assert "others cannot be told apart" in cell.rows[0].rank_words
+    assert cell.rows[1].rank_words.startswith("cannot be told apart from the best of its group (p")
     assert "less robust than the best" in cell.rows[2].rank_words
-    assert cell.rows[0].notes == ("lacks controls: dense, random, magnitude",)
+    assert cell.rows[0].notes == ("incomplete, lacks controls: dense, random, magnitude",)
 
 
 def test_flags_are_explained(pages):
@@ -300,7 +326,7 @@ def test_protocols_without_records_have_a_page(pages, site):
     assert (
         "MNIST, Linf Linf 3/10 — — — no records yet quick 200, standard 1,000, full 10,000" in index
     )
-    assert "Digits, Linf Linf 3/16 4 17 1 full (594), quick (100)" in index
+    assert "Digits, Linf Linf 3/16 4 19 1 full (594), quick (100)" in index
 
 
 def test_an_empty_frame_renders(tmp_path):
@@ -314,6 +340,504 @@ def test_a_row_of_an_unknown_protocol_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# Where rows stand
+
+
+def ranked_pair(**changes):
+    """Two ranked rows of one cell; `changes` go to the first, as the leaderboard adds them."""
+    generator = np.random.default_rng(0)
+    rows = [
+        make_row("a", 0.9, outcomes_of(0.6, generator)),
+        make_row("lwm-global", 0.9, outcomes_of(0.3, generator)),
+    ]
+    first, second = rank(pd.DataFrame(rows)).to_dict("records")
+    return [{**first, **changes}, second]
+
+
+def first_line(**changes):
+    (board,) = boards(protocol_page(), ranked_pair(**changes))
+    return board.cells[0].rows[0]
+
+
+def test_gains_are_signed_points_with_their_interval():
+    line = first_line(gain=0.0234, gain_low=-0.004, gain_high=0.05, gain_over="lwm-global/x")
+    assert line.gain.printed == "+2.3 [−0.4, +5.0]"
+    assert line.gain.over == "lwm-global/x"
+    bare = gain({"gain": -0.1, "gain_low": float("nan"), "gain_over": "x"})
+    assert bare.printed == "−10.0"
+
+
+def test_where_there_is_no_gain_there_is_a_dash():
+    own = ranked_pair()[0]["checkpoint_id"]
+    zero = {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    for changes in ({"gain": float("nan")}, {"gain": None}, {**zero, "gain_over": own}):
+        assert first_line(**changes).gain.printed == "—"
+    assert first_line(**zero, gain_over="x").gain.printed == "0.0 [0.0, 0.0]"
+    assert points(float("nan")) == "—"
+
+
+def test_rank_intervals_stand_beside_the_rank():
+    assert first_line(rank_low=1, rank_high=2).rank_range == "1–2"
+    assert first_line(rank_low=1, rank_high=1).rank_range == "1–1"
+    assert first_line(rank_low=pd.NA, rank_high=pd.NA).rank_range == ""
+    alone = ranked_pair(rank_low=1, rank_high=1, rivals=0)[:1]
+    assert boards(protocol_page(), alone)[0].cells[0].rows[0].rank_range == ""
+
+
+def test_several_seeds_are_summed_up_in_a_note():
+    spread_out = {"seed_mean": 0.612, "seed_spread": 0.012, "seed_low": 0.58, "seed_high": 0.641}
+    words = "mean of 3 seeds 61.2 [58.0, 64.1], over seeds and examples; spread 1.2 points"
+    assert words in first_line(seeds=3, **spread_out).notes
+    assert (
+        "mean of 2 seeds 61.2"
+        in first_line(
+            seeds=2, seed_mean=0.612, seed_spread=float("nan"), seed_low=None, seed_high=None
+        ).notes
+    )
+    assert not any("seeds" in note for note in first_line(seeds=1, **spread_out).notes)
+
+
+def test_a_checkpoints_page_says_how_it_stands():
+    standing = {"rank_low": 1, "rank_high": 2, "gain": 0.02, "gain_low": 0.01, "gain_high": 0.03}
+    seeds = {"seeds": 3, "seed_mean": 0.5, "seed_spread": 0.1, "seed_low": 0.4, "seed_high": 0.6}
+    row = ranked_pair(**standing, **seeds, gain_over="lwm-global/x")[0]
+    facts = {fact.label: fact for fact in checkpoint(protocol_page(), [row]).facts.standing}
+    assert facts["95 % rank interval"].value == "1–2"
+    assert facts["gain over the magnitude control"].value == "+2.0 [+1.0, +3.0] points"
+    assert facts["gain over the magnitude control"].note == "over lwm-global/x"
+    assert facts["training seeds"].value.startswith("mean of 3 seeds 50.0 [40.0, 60.0]")
+
+
+def test_recipes_are_named_only_where_a_cell_mixes_them():
+    rows = ranked_pair()
+    assert [row.variant for row in boards(protocol_page(), rows)[0].cells[0].rows] == ["", ""]
+    rows[1]["recipe"] = "short"
+    assert [row.variant for row in boards(protocol_page(), rows)[0].cells[0].rows] == [
+        "digits-1",
+        "short",
+    ]
+
+
+def test_rows_with_unranking_flags_stand_apart_with_the_reason(site, pages):
+    ranked = rank(evidence_frame()).to_dict("records")
+    full = next(board for board in boards(protocol_page(), ranked) if board.tier == "full")
+    apart, absent = full.unranked
+    assert (apart.title, absent.title) == ("not ranked", "without a result")
+    (row,) = apart.rows
+    assert (row.name, row.rank, row.variant) == ("random 99 %", "—", "cnn-tiny, unstructured")
+    assert row.rank_words == "no rank: zero gradients at 31.0 %, tolerated up to 5.0 %"
+    # The flag says it already.
+    assert not any(note.startswith("no rank") for note in row.notes)
+    assert not any(line.name == row.name for cell in full.cells for line in cell.rows)
+    # A longer name that begins like the reason's is not the reason.
+    assert [(flag.words, flag.unranks) for flag in row.flags] == [
+        ("zero gradients", True),
+        ("zero gradients in attack", False),
+    ]
+    assert "costs the rank: zero gradients (31.0 %)" in pages[site / "digits-linf/index.html"].text
+    page = page_of(pages, "random-digits-cnn-tiny-adversarial-unstructured-99").text
+    assert "% [certified, attacked], no rank: zero gradients at 31.0 %" in page
+    assert "zero gradients costs the rank 31.0 % of examples" in page
+
+
+def test_a_longer_reason_does_not_blame_a_shorter_flag():
+    names = ("attack", "zero-gradients", "zero-gradients-in-attack")
+    flags = [{"name": name} for name in names]
+    reason = "zero-gradients-in-attack at 31.0 %, tolerated up to 5.0 %"
+    row = ranked_pair(flags=flags, unrankable=reason, gain=0.1, gain_over="x")[0]
+    (line,) = boards(protocol_page(), [row])[0].unranked[0].rows
+    assert [(flag.words, flag.unranks) for flag in line.flags] == [
+        ("zero gradients in attack", True),
+        ("attack", False),
+        ("zero gradients", False),
+    ]
+    # Nor is a lead shown that rests on an accuracy nobody trusts.
+    assert line.gain.printed == "—"
+
+
+def test_a_reason_that_no_flag_carries_is_a_note():
+    row = ranked_pair(flags=[{"name": ""}, {}], unrankable="withdrawn by its authors")[0]
+    (line,) = boards(protocol_page(), [row])[0].unranked[0].rows
+    assert "no rank: withdrawn by its authors" in line.notes
+    assert not any(flag.unranks for flag in line.flags)
+
+
+def test_rows_without_a_rank_are_not_drawn(pages, site):
+    words = [
+        image["alt"]
+        for image in pages[site / "digits-linf" / "index.html"].images
+        if "Robust accuracy" in image["alt"]
+    ]
+    # Its row at 99 % shows masked gradients, that at 90 % failed.
+    assert len(words) == 1
+    drawn = words[0].split("random: ")[1].split(";")[0]
+    assert [part.split(" at ")[1] for part in drawn.rstrip(".").split(", ")] == [
+        "50 %", "75 %", "95 %"
+    ]  # fmt: skip
+
+
+def test_a_row_that_the_leaderboard_did_not_rank_gets_no_rank():
+    line = ranked_pair(rank=pd.NA)
+    (board,) = boards(protocol_page(), line)
+    assert [row.rank_words for row in board.unranked[0].rows] == ["no rank: no rank was given"]
+
+
+def test_columns_of_this_version_may_be_missing(tmp_path):
+    """Frames of older records, and leaderboards without intervals, still give a board."""
+    new = ["unrankable", "challenges", "evidence", "strips", "best_known_accuracy"]
+    added = ["rank_low", "rank_high", "gain", "gain_low", "gain_high", "gain_over", "seeds"]
+    row = ranked_pair()[0]
+    bare = {name: value for name, value in row.items() if name not in (*new, *added)}
+    bare["cost"] = {"pgd": {"seconds": 1.0, "forwards": 10, "backwards": 10}}
+    line = boards(protocol_page(), [bare])[0].cells[0].rows[0]
+    assert (line.gain.printed, line.rank_range) == ("—", "")
+    view = checkpoint(protocol_page(), [bare])
+    assert view.line.interval.printed == "[41.9, 59.9]"
+    assert view.facts.standing == ()
+    assert [fact.label for fact in view.evidence.proofs] == ["proven at epsilon 3/16"]
+    assert view.evidence.held == ""
+
+
+# Both ends of the interval
+
+
+def test_accuracies_carry_both_intervals(pages):
+    assert counted(81 / 263, 263).interval == "25.5–36.6"
+    low, high = beta.ppf(0.025, 81, 183), beta.ppf(0.975, 82, 182)
+    assert exact(81 / 263, 263) == f"{percent(low)}–{percent(high)}" == "25.3–36.8"
+    assert exact(float("nan"), 263) == exact(0.5, float("nan")) == ""
+    page = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-99").text
+    robust = round(0.42 * EXAMPLES)
+    ends = beta.ppf(
+        [0.025, 0.975], [robust, robust + 1], [EXAMPLES - robust + 1, EXAMPLES - robust]
+    )
+    printed = "–".join(percent(end) for end in ends)
+    wilson_ends = counted(robust / EXAMPLES, EXAMPLES).interval
+    assert printed != wilson_ends
+    assert f"robust 41.9 {wilson_ends} {printed} correct under every attack" in page
+
+
+def lowered_row(**changes):
+    outcomes = outcomes_of(0.5, np.random.default_rng(0), best_known=0.4)
+    return make_row("a", 0.9, outcomes, challenges=CHALLENGES, **changes)
+
+
+def test_challenges_lower_the_upper_end_with_credit(pages, site):
+    ends = interval(lowered_row())
+    assert ends.printed == "[35.0, 40.1]"
+    assert ends.words == "35.0 % certified, 40.1 % best known, 72.1 % clean."
+    assert (
+        ends.open_width
+        == f"{100 * (round(0.4 * EXAMPLES) - round(0.35 * EXAMPLES)) / EXAMPLES:.2f}"
+    )
+    note = "upper end lowered from 60.9 to 58.1 by Ada L. with momentum with restarts (15 broken,"
+    assert note in pages[site / "digits-linf" / "index.html"].text
+    page = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-95").text
+    assert "[42.8, 58.1] % [certified, best known]" in page
+    assert "best known 58.1 54.1–62.0" in page
+    assert "Ada L. momentum with restarts 15 2026-03-01" in page
+    linked = [{"credit": "A", "url": "https://example.org/a"}, {"url": "javascript:alert(1)"}]
+    challenges = evidence({**lowered_row(), "challenges": linked}).challenges
+    assert [one.href for one in challenges] == ["https://example.org/a", ""]
+
+
+@pytest.mark.parametrize("known", [0.9, float("nan"), None, "0.1"])
+def test_best_known_never_raises_the_upper_end(known):
+    row = lowered_row(best_known_accuracy=known)
+    assert interval(row).printed == "[35.0, 50.0]"
+    (chart,) = charts(rank(pd.DataFrame([row])).to_dict("records"), "robust accuracy")
+    assert chart.lines[0].points[-1].accuracy == 0.5
+    assert not any("lowered" in note for note in detail([row]).line.notes)
+
+
+def test_curves_and_charts_stop_at_what_is_best_known():
+    row = lowered_row()
+    accuracies = {p.at: p.accuracy for p in security_curve(row).robust}
+    known = row["best_known_accuracy"]
+    assert accuracies[0.125] == pytest.approx(row["curve"][1]["robust_accuracy"])
+    assert accuracies[0.1875] == known
+    # At 1/4 the attacks of the protocol had broken more already, or the challenge counts there too.
+    assert accuracies[0.25] == min(known, row["curve"][3]["robust_accuracy"])
+    table = {line.epsilon: line.robust.printed for line in detail([row]).tables.epsilons}
+    assert table["3/16"] == percent(known)
+    (chart,) = charts(rank(pd.DataFrame([row])).to_dict("records"), "robust accuracy")
+    assert chart.lines[0].points[-1].accuracy == known
+
+
+def test_long_lists_of_credits_are_cut_on_the_board():
+    many = [{"credit": f"team {place}", "attack": "x", "broken": 1} for place in range(9)]
+    (note,) = [
+        n for n in detail([{**lowered_row(), "challenges": many}]).line.notes if "upper" in n
+    ]
+    assert note.endswith("team 2 with x (1 broken, undated); 6 more")
+
+
+# Evidence
+
+
+def shown(**changes):
+    """The evidence of a row whose attacks all broke something."""
+    row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)), **changes)
+    return evidence(row)
+
+
+def decoded(sheet):
+    return np.asarray(Image.open(io.BytesIO(sheet.data)))
+
+
+def test_a_strip_decodes_to_the_pixels_that_it_was_given():
+    originals = np.array([[[[0.0, 1.0], [0.5, 0.25]]], [[[1.0, 1.0], [1.0, 1.0]]]])
+    change = np.array([[[[0.1, -0.1], [0.05, 0.0]]], [[[-0.1, -0.1], [0.0, 0.0]]]])
+    sheet = draw(originals, originals + change, 0.1)
+    pixels = decoded(sheet)
+    side = SIDE + 2
+    assert pixels.shape == (sheet.height, sheet.width, 2) == (3 * side + 2 * GAP, 2 * side + GAP, 2)
+    expected = [
+        [[0, 255], [128, 64]],  # original: 127.5 and 63.75 rounded
+        [[26, 230], [140, 64]],  # 0.1, 0.9, 0.55, 0.25
+        [[255, 0], [191, 128]],  # +epsilon, -epsilon, half of it, nothing
+    ]
+    for line, wanted in enumerate(expected):
+        tile = pixels[line * (side + GAP) :, :side][:side]
+        assert (tile[..., 1] == 255).all()
+        assert (tile[[0, -1], :, 0] == FRAME_GREY).all() and (
+            tile[:, [0, -1], 0] == FRAME_GREY
+        ).all()
+        inner = tile[1:-1, 1:-1, 0]
+        assert (inner == np.kron(wanted, np.ones((SIDE // 2, SIDE // 2)))).all()
+    second = pixels[:side, side + GAP :]
+    assert (second[1:-1, 1:-1, 0] == 255).all()
+    # Between pictures the page shows through.
+    assert (pixels[:, side : side + GAP, 1] == 0).all()
+    assert (pixels[side : side + GAP, :, 1] == 0).all()
+
+
+def test_colours_are_drawn_channel_by_channel():
+    originals = np.full((1, 3, 1, 1), 0.5)
+    adversarial = originals + np.array([0.1, 0.0, -0.1]).reshape(1, 3, 1, 1)
+    pixels = decoded(draw(originals, adversarial, 0.1))
+    assert pixels.shape[2] == 4
+    middle, step = SIDE // 2, SIDE + 2 + GAP
+    assert pixels[middle, middle].tolist() == [128, 128, 128, 255]
+    assert pixels[middle + 2 * step, middle].tolist() == [255, 128, 0, 255]
+
+
+def test_the_same_images_give_the_same_bytes():
+    strip = strip_of()
+    first, second = (
+        draw(np.array(strip["originals"], order=order), strip["adversarial"], 3 / 16)
+        for order in ("C", "F")
+    )
+    assert first.data == second.data
+
+
+def test_small_images_are_magnified_and_large_ones_are_fewer():
+    assert columns((100, 1, 8, 8), 8) == columns((8, 3, 96, 96), 8) == 8
+    assert columns((100, 3, 224, 224), 8) == 4
+    assert columns((100, 3, 9, 5000), 8) == 1
+    for side, expected in ((8, 64), (28, 56), (32, 64), (224, 224)):
+        picture = np.zeros((1, 1, side, side))
+        assert draw(picture, picture, 0.1).width == expected + 2
+
+
+def test_the_style_sheet_knows_the_gap(site):
+    style = (site / "static" / "style.css").read_text()
+    assert ".lines {" in style and len(re.findall(rf"gap: {GAP}px", style)) == 2
+
+
+def test_only_one_module_knows_pillow():
+    folder = Path(environment().loader.searchpath[0]).parent
+    users = {
+        path.name
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(n.name.startswith("PIL") for n in node.names))
+        or (isinstance(node, ast.ImportFrom) and str(node.module).startswith("PIL"))
+    }
+    assert users == {"images.py"}
+
+
+def test_the_page_shows_a_strip_an_attack(site, pages):
+    page = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-99")
+    strips = [image for image in page.images if image["src"].endswith(".png")]
+    assert [image["alt"].split(",")[0] for image in strips] == [
+        "The first 8 of 34 adversarial inputs of apgd-ce",
+        "All 3 adversarial inputs of apgd-t",
+        "The first 8 of 77 adversarial inputs of pgd",
+    ]
+    assert strips[1]["alt"].endswith(
+        "class 0 taken for 1, class 1 taken for 2, class 4 taken for 5."
+    )
+    for image in strips:
+        with Image.open(site / "digits-linf" / image["src"]) as sheet:
+            assert (int(image["width"]), int(image["height"])) == sheet.size
+    caption = "apgd-ce autoattack: the first 8 of 34 adversarial inputs, in list order original"
+    assert caption in page.text
+    assert "pgd the first 8 of 77 adversarial inputs, in list order" in page.text
+    assert "0 → 1 1 → 2 4 → 5 7 → 8" in page.text
+    assert "white and black are +3/16 and −3/16" in page.text
+    assert "The evidence files hold 201 adversarial inputs in 39.3 kB, 2 files." in page.text
+    assert "robustprune verify lwm-global/digits/cnn-tiny/adversarial/unstructured-99/0 --pro" in (
+        page.text
+    )
+    assert "not at hand" not in page.text
+
+
+def test_strips_keep_the_order_of_the_list():
+    given = strip_of(examples=21)
+    (strip,) = shown(strips=[given], attacks=[]).strips
+    for name in ("originals", "adversarial"):
+        assert np.array_equal(getattr(strip, name), given[name][:8].astype(float))
+    assert [label for label, _ in strip.answers] == [str(label) for label in given["labels"][:8]]
+    assert strip.scale == 3 / 16
+
+
+def bent(**changes):
+    """A strip with its arrays changed in place: name → function of the array."""
+    strip = strip_of()
+    for name, change in changes.items():
+        array = strip[name].copy()
+        change(array)
+        strip[name] = array
+    return strip
+
+
+def set_first(value):
+    return lambda array: array.__setitem__((0, 0, 0, 0), value)
+
+
+SHAPE = (8, 1, 8, 8)
+
+DECEPTIVE = {
+    "not a number": bent(adversarial=set_first(np.nan)),
+    "infinite": bent(originals=set_first(np.inf)),
+    "above the box": bent(originals=set_first(1.01), adversarial=set_first(1.01)),
+    "below the box": bent(originals=set_first(-1e-6), adversarial=set_first(0)),
+    "beyond epsilon": bent(originals=set_first(0.5), adversarial=set_first(0.5 + 3 / 16 + 3e-6)),
+    "no channels": strip_of(originals=strip_of()["originals"][:, 0]),
+    "cropped": strip_of(adversarial=strip_of()["adversarial"][:, :, :4]),
+    "empty": strip_of(originals=np.zeros((0, *SHAPE[1:])), adversarial=np.zeros((0, *SHAPE[1:]))),
+    "two channels": strip_of(channels=2),
+    "huge": strip_of(originals=np.zeros((8, 1, 1, 999)), adversarial=np.zeros((8, 1, 1, 999))),
+    "integers": strip_of(originals=np.zeros(SHAPE, int), adversarial=np.zeros(SHAPE, int)),
+    "objects": strip_of(originals=np.full(SHAPE, None), adversarial=np.full(SHAPE, None)),
+    "a list": strip_of(originals=strip_of()["originals"].tolist()),
+    "no originals": strip_of(originals=None),
+    "few labels": strip_of(labels=[1, 2]),
+    "no labels": strip_of(labels=None),
+    "labels in words": strip_of(labels=["<b>"] * 8),
+    "truth for labels": strip_of(labels=[True] * 8),
+    "classes below zero": strip_of(predictions=[-1] * 8),
+    "endless classes": strip_of(predictions=[10**400] * 8),
+    "nothing broken": strip_of(predictions=strip_of()["labels"]),
+    "more shown than broken": strip_of(total=7),
+    "unknown total": strip_of(total=float("nan")),
+    "no total": strip_of(total=None),
+}
+
+
+@pytest.mark.parametrize("strip", DECEPTIVE.values(), ids=DECEPTIVE.keys())
+def test_a_strip_that_is_not_what_it_should_be_is_left_out(strip):
+    found = shown(strips=[strip_of("pgd"), strip, strip_of("apgd-t")])
+    assert [one.attack for one in found.strips] == ["pgd", "apgd-t"]
+    assert found.remarks == (
+        "1 of the strips at hand is not shown: what they hold is no set of images in [0, 1], "
+        "inside epsilon and misclassified.",
+    )
+    assert found.remake.startswith("robustprune evaluate a/digits")
+
+
+def test_the_edge_of_epsilon_is_inside():
+    strip = bent(originals=set_first(0.5), adversarial=set_first(np.float32(0.5 + 3 / 16)))
+    assert len(shown(strips=[strip]).strips) == 1
+
+
+def test_strips_of_another_epsilon_are_not_of_this_page():
+    found = shown(strips=[strip_of(epsilon="1/4"), strip_of(epsilon="6/32")], attacks=[])
+    assert len(found.strips) == 1 and found.remarks == ()
+
+
+@pytest.mark.parametrize("threat", ["Linf 0", "Linf", "", "Linf 1e999999999", "Linf x"])
+def test_a_threat_without_an_epsilon_shows_no_strip(threat):
+    _, _, epsilon = threat.partition(" ")
+    assert shown(strips=[strip_of(epsilon=epsilon)], threat=threat).strips == ()
+
+
+def test_epsilons_compare_as_numbers():
+    assert same_epsilon("8/255", "16/510") and same_epsilon("0.5", "1/2")
+    assert not same_epsilon("8/255", "0.03137")
+    assert same_epsilon("odd", "odd") and not same_epsilon("odd", "1/2")
+    for hostile in ("1e999999999", "1/0", "nan", "-1", "", "1_000", "٣"):
+        assert fraction(hostile) is None
+
+
+def test_changes_in_l2_are_drawn_to_their_own_scale():
+    """A pixel's share of an L2 change is small: against epsilon all would look grey."""
+    strip = strip_of(epsilon="3/2")
+    strip["adversarial"] = strip["originals"] * np.float32(0.9)
+    found = shown(strips=[strip], threat="L2 3/2")
+    assert found.strips[0].scale == pytest.approx(0.09375)
+    assert found.scaling == "white and black are the largest change on the strip"
+    strip["adversarial"] = strip["originals"] * np.float32(0.5)
+    assert shown(strips=[strip], threat="L2 3/2").strips == ()
+
+
+def test_missing_evidence_is_named_with_the_command_that_makes_it():
+    found = shown()
+    assert found.remarks == ("The evidence files are not at hand, so there are no images here.",)
+    assert found.remake == (
+        "robustprune evaluate a/digits/cnn-tiny/adversarial/unstructured-90/0 "
+        "--protocol digits-linf --tier full"
+    )
+    some = shown(strips=[strip_of("pgd", evaluation="pgd"), strip_of("apgd-t", evaluation="x")])
+    assert some.remarks == ("No images of apgd-ce, apgd-t are at hand.",)
+    none = shown(attacks=[{"name": "pgd", "evaluation": "pgd", "attempted": 9, "broken": 0}])
+    assert "No attack broke an example" in none.remarks[0] and none.remake == ""
+    other = shown(attacks=[{"name": "curve", "epsilon": "1/4", "attempted": 9, "broken": 9}])
+    assert "No attack broke an example" in other.remarks[0]
+
+
+def test_a_row_without_a_result_has_no_evidence(pages):
+    failed = make_row("random", 0.9, status="failed", reason="crash", examples=np.nan)
+    assert evidence(failed) is None
+    page = page_of(pages, "random-digits-cnn-tiny-adversarial-unstructured-90")
+    assert "Evidence" not in page.text
+
+
+def test_commands_are_quoted_for_a_shell():
+    found = shown(checkpoint_id="a b; rm -rf ~")
+    assert found.verify == "robustprune verify 'a b; rm -rf ~' --protocol digits-linf"
+    assert found.remake.startswith("robustprune evaluate 'a b; rm -rf ~' --protocol")
+
+
+def test_proofs_say_what_they_spared():
+    facts = {fact.label: fact for fact in shown().proofs}
+    assert facts["proven at epsilon 3/16"].value == "208 of 594 examples"
+    assert facts["proven at epsilon 3/16"].note == "best bound: crown 200, ibp 20"
+    assert facts["proven, so not attacked"].value == "pgd 220, autoattack 220"
+    assert facts["forward passes saved by that"].value == "at least 1.21 M"
+    endless = {"pgd": {"seconds": 1.0, "proven": 5, "forwards_saved": float("inf")}}
+    assert [fact.value for fact in shown(cost=endless).proofs[1:]] == ["pgd 5"]
+    assert shown(certified_curve=[]).proofs[0].note == "no bounds at this epsilon"
+
+
+def test_the_cost_table_counts_spared_examples_where_the_record_does(pages):
+    page = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-99").text
+    assert "Attacked Proven left out Passes saved at least" in page
+    assert "autoattack 29.9 s 2.3 M 600 k 300 220 1.2 M" in page
+    old = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
+    old["cost"] = {"pgd": {"seconds": 4.5, "forwards": 130_000, "backwards": 130_000}}
+    assert detail([old]).tables.costs[0].proven == ""
+    assert "and not proven robust beforehand. Every success" in page
+
+
+def test_stale_images_go(tmp_path):
+    render(evidence_frame().iloc[[16]], tmp_path, PAGES)
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+    render(board_frame().iloc[[16]], tmp_path, PAGES)
+    assert not list(tmp_path.rglob("*.png"))
+
+
 # Hostile input
 
 
@@ -324,6 +848,27 @@ def test_hostile_strings_stay_text(site, pages):
     assert HOSTILE in hostile.text
     assert "javascript:alert(1)" in hostile.text
     assert not any(href.startswith("javascript") for page in pages.values() for href in page.links)
+
+
+def test_hostile_credits_and_attack_names_stay_text(tmp_path, pages):
+    challenged = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-95")
+    assert f"{HOSTILE} </td><script>x 3 <b>soon</b>" in challenged.text
+    attack = '"><img src=x onerror=alert(1)>'
+    row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
+    row.update(
+        strips=[strip_of(attack, evaluation="</p><script>")],
+        evidence=[{"file": "<u>../../x", "bytes": "<b>", "sha256": HOSTILE, "inputs": -1}, None],
+        cost={"<i>": {"seconds": 1, "proven": 5, "forwards_saved": float("inf")}},
+        challenges=[{"credit": ["<a>"], "broken": {}}, "x"],
+        unrankable="<b>because</b>",
+    )
+    render(pd.DataFrame([row]), tmp_path, PAGES)
+    written = {path: path.read_text() for path in tmp_path.rglob("*.html")}
+    assert not any(re.search(r"<(script|u|i|a|b)>|<img src=x", html) for html in written.values())
+    page = next(Page(html) for path, html in written.items() if path.name.startswith("a-digits"))
+    assert attack in page.text and "<u>../../x" in page.text and "<b>because</b>" in page.text
+    (strip,) = [image for image in page.images if image["src"].endswith(".png")]
+    assert re.fullmatch(r"\.\./figures/[a-z0-9-]+\.png", strip["src"]) and attack in strip["alt"]
 
 
 def test_autoescape_does_not_depend_on_file_names():
@@ -375,7 +920,7 @@ def test_two_pages_on_one_path_are_refused():
 
 
 def test_rendering_twice_gives_the_same_bytes(site, tmp_path):
-    shuffled = board_frame().sample(frac=1.0, random_state=1)
+    shuffled = evidence_frame().sample(frac=1.0, random_state=1)
     render(shuffled, tmp_path, PAGES)
     assert contents(tmp_path) == contents(site)
 
@@ -463,7 +1008,7 @@ def finished():
 
 
 def test_charts_hold_a_line_a_method_from_its_dense_parent():
-    (chart,) = charts(finished(), "robust_accuracy", "robust accuracy")
+    (chart,) = charts(finished(), "robust accuracy")
     lines = {line.label: line for line in chart.lines}
     assert list(lines) == [
         "dense, adversarial", "dense, benign", "lwm-global", "lwm-layerwise", "random"
@@ -488,7 +1033,7 @@ def test_seeds_are_averaged_without_narrowing_the_interval():
         make_row("a", 0.9, outcomes_of(share, generator), seed=seed)
         for seed, share in ((0, 0.5), (1, 0.6))
     ]
-    (chart,) = charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust_accuracy", "x")
+    (chart,) = charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust accuracy")
     (made,) = chart.lines[0].points
     assert made.accuracy == pytest.approx(
         np.mean([round(s * EXAMPLES) for s in (0.5, 0.6)]) / EXAMPLES
@@ -501,14 +1046,14 @@ def test_each_structure_has_its_own_chart_with_the_same_parent():
     rows = [make_row("dense", 0.0, outcomes_of(0.7, generator))]
     for structure in ("filter", "unstructured"):
         rows.append(make_row("random", 0.5, outcomes_of(0.6, generator), structure=structure))
-    found = charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust_accuracy", "x")
+    found = charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust accuracy")
     assert [chart.group for chart in found] == ["cnn-tiny, filter", "cnn-tiny, unstructured"]
     assert all({line.label for line in chart.lines} == {"dense", "random"} for chart in found)
 
 
 def test_dense_rows_alone_draw_nothing():
     rows = [make_row("dense", 0.0, outcomes_of(0.7, np.random.default_rng(0)))]
-    assert charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust_accuracy", "x") == []
+    assert charts(rank(pd.DataFrame(rows)).to_dict("records"), "robust accuracy") == []
 
 
 def test_attacks_at_the_protocols_epsilon_come_first():
@@ -527,9 +1072,48 @@ def test_a_certified_curve_that_ends_early_is_named_at_its_end():
     assert {"robust", "certified", "protocol: 3/16"} <= set(texts)
 
 
+def test_what_methods_come_to_along_their_sparsities_is_told(site, pages):
+    lines = leaderboard_curves(evidence_frame()).to_dict("records")
+    line = next(one for one in lines if (one["method"], one["seed"]) == ("lwm-global", 0))
+    area = " ".join(percent(line[name]) for name in ("area", "area_low"))
+    told = summaries([line])[0]
+    assert told.area == f"{area.replace(' ', ' [')}, {percent(line['area_high'])}]"
+    assert told.levels == "0, 50, 75, 90, 95, 99"
+    words = pages[site / "digits-linf" / "index.html"].text
+    assert (
+        f"lwm-global {told.area} {told.kept} {told.levels} adversarial, digits-1, seed 0 "
+        "cnn-tiny, unstructured"
+    ) in words
+    assert "Keeps 90 % of dense up to" in words
+    # Seeds without a dense network of their own come to nothing.
+    assert "seed 1 cnn-tiny" not in words
+
+
+def test_smaller_tiers_do_not_repeat_curves(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = [
+        make_row(method, sparsity, outcomes_of(0.5, generator, count), tier=tier, examples=count)
+        for tier, count in (("full", EXAMPLES), ("quick", 100))
+        for method, sparsity in (("dense", 0.0), ("random", 0.5))
+    ]
+    render(pd.DataFrame(rows), tmp_path, {"digits-linf": protocol_page()})
+    page = Page((tmp_path / "digits-linf" / "index.html").read_text())
+    assert page.text.count("Keeps 90 % of dense up to") == 1
+    assert len(page.images) == 2
+
+
+def test_a_sparsity_past_the_last_one_measured_is_at_least_that():
+    line = {"levels": [0.0, 0.5, 0.9], "area": 0.5, "kept_sparsity": 0.9, "kept_share": 0.9}
+    ends = {"kept_low": 0.7, "kept_high": 0.9, "area_low": 0.4, "area_high": 0.6}
+    assert summaries([{**line, **ends}])[0].kept == "≥ 90.0 [70.0, ≥ 90.0]"
+    assert summaries([{**line, **ends, "kept_sparsity": 0.8}])[0].kept == "80.0 [70.0, ≥ 90.0]"
+    assert summaries([{**line, **ends, "area": float("nan")}]) == ()
+    assert summaries([{**line, **ends, "kept_sparsity": float("nan")}])[0].kept == "—"
+
+
 def test_a_measure_nobody_has_draws_nothing():
     rows = [{**row, "certified_accuracy": float("nan")} for row in finished()]
-    assert charts(rows, "certified_accuracy", "certified accuracy") == []
+    assert charts(rows, "certified accuracy") == []
 
 
 def test_the_security_curve_starts_at_clean_accuracy():

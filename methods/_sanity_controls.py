@@ -1,0 +1,140 @@
+"""Sanity controls, derived from any method: its mask shuffled, or its weights drawn anew.
+
+If a shuffled mask does as well, the method chose how much to remove from each layer, not which
+weights. If fresh weights do as well, what the kept weights had learned did not matter.
+
+Source: J. Frankle et al., "Pruning Neural Networks at Initialization: Why Are We Missing the
+Mark?", ICLR 2021 (arXiv 2009.08576), the ablations "randomly shuffling" and "reinitialization".
+
+Departures, since the paper prunes before training and this benchmark after it:
+- Only the mask is the parent's. Whatever the parent trained while it pruned is taken back: the
+  shuffled control starts from the pretrained network, its kept weights those of the new places.
+- Reinitialised is the whole network, as in the paper: weights drawn anew, biases zero, norms the
+  identity and without statistics. It is then trained for the finetuning epochs alone, so it lags
+  behind a network trained from scratch for as long as pretraining took.
+- Of filters and channels whole ones are shuffled, so that they stay removed as units.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.architectures import initialise
+from benchmark.errors import shorten
+from benchmark.pruning import Mask, Scope, Structure
+from methods import Info, Method, Pruned, Task, compress
+
+_AUTHORS = ("Jonathan Frankle", "Gintare Karolina Dziugaite", "Daniel M. Roy", "Michael Carbin")
+_PAPER = (
+    "Pruning Neural Networks at Initialization: Why Are We Missing the Mark?, ICLR 2021, "
+    "arXiv 2009.08576"
+)
+
+# What a manifest holds on one line. A longer reference would only fail after the training.
+_LONGEST_LINE = 400
+
+
+def _info(parent: Info, word: str, what: str) -> Info:
+    """Returns what a control says of itself: both papers, and the authors of both."""
+    papers = (parent.paper, _PAPER) if parent.paper else (_PAPER,)
+    return replace(
+        parent,
+        title=shorten(f"{parent.title}, {word}", _LONGEST_LINE),
+        authors=tuple(dict.fromkeys((*parent.authors, *_AUTHORS))),
+        paper=shorten("; ".join(papers), _LONGEST_LINE),
+        summary=f"Sanity control: {what}.",
+    )
+
+
+@cache
+def shuffled(name: str, kind: type[Method]) -> type[Method]:
+    """Returns the method `kind`, registered as `name`, with its mask shuffled in each layer."""
+
+    @dataclass(frozen=True)
+    class Shuffled:
+        """The pretrained network under the parent's mask, shuffled within each layer."""
+
+        info: ClassVar[Info] = _info(
+            kind.info, "shuffled", f"the mask of {name}, shuffled within each layer"
+        )
+        structures: ClassVar[tuple[Structure, ...]] = kind.structures
+        scope: ClassVar[Scope] = kind.scope
+        largest_sparsity: ClassVar[Fraction] = kind.largest_sparsity
+
+        parent: Method = field(default_factory=kind)
+
+        def compress(self, model: nn.Module, task: Task) -> Pruned:
+            """Returns the network with as many units of each layer zeroed as the parent zeroes."""
+            pretrained = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+            pruned = compress(name, self.parent, model, task)
+            pruned.model.load_state_dict(pretrained)
+            return _masked(pruned.model, shuffle(pruned.mask, task.structure, task.generator))
+
+    return Shuffled
+
+
+@cache
+def reinitialised(name: str, kind: type[Method]) -> type[Method]:
+    """Returns the method `kind`, registered as `name`, with all weights drawn anew."""
+
+    @dataclass(frozen=True)
+    class Reinitialised:
+        """An untrained network under the parent's mask."""
+
+        info: ClassVar[Info] = _info(
+            kind.info, "reinitialised", f"the mask of {name}, the kept weights drawn anew"
+        )
+        structures: ClassVar[tuple[Structure, ...]] = kind.structures
+        scope: ClassVar[Scope] = kind.scope
+        largest_sparsity: ClassVar[Fraction] = kind.largest_sparsity
+
+        parent: Method = field(default_factory=kind)
+
+        def compress(self, model: nn.Module, task: Task) -> Pruned:
+            """Returns the network with the parent's mask and nothing else of it."""
+            pruned = compress(name, self.parent, model, task)
+            initialise(pruned.model, task.generator)
+            return _masked(pruned.model, pruned.mask)
+
+    return Reinitialised
+
+
+def _masked(model: nn.Module, mask: Mask) -> Pruned:
+    mask.apply(model)
+    return Pruned(model, mask)
+
+
+def shuffle(mask: Mask, structure: Structure, generator: torch.Generator) -> Mask:
+    """Returns a mask with the entries, or the whole units, of each layer in uniform random order.
+
+    Args:
+        mask: what a method removed.
+        structure: unstructured: single entries move; filter or channel: whole slices do.
+        generator: source of the draws, on the CPU.
+    """
+    order = _ORDERS[structure]
+    return Mask({name: order(kept, generator) for name, kept in mask.items()})
+
+
+def _entries(kept: Tensor, generator: torch.Generator) -> Tensor:
+    return kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view(kept.shape)
+
+
+def _slices(dimension: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    def order(kept: Tensor, generator: torch.Generator) -> Tensor:
+        places = torch.randperm(kept.shape[dimension], generator=generator)
+        return kept.index_select(dimension, places)
+
+    return order
+
+
+_ORDERS: dict[Structure, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "unstructured": _entries,
+    "filter": _slices(0),
+    "channel": _slices(1),
+}
