@@ -711,6 +711,9 @@ def _print_audit(one: "Audit") -> None:
         if finding.claims:
             words = _found(finding, report.confidence)
             out.print(f"  {_CLAIMS[finding.kind]}: {words}", soft_wrap=True)
+        elif finding.kind == "flags":
+            words = ", ".join(finding.flags) or "none raised that the record lacks"
+            out.print(f"  flags of the network: {words}", soft_wrap=True)
     if one.challenge is not None:
         _print_newly_broken(one)
     out.print(f"  report in {one.path}", soft_wrap=True)

@@ -25,6 +25,7 @@ from benchmark.pipeline import Project, auditing, evaluate_all
 from benchmark.pipeline.auditing import Audit, AuditReport, Draw, audit_all, sample
 from benchmark.pipeline.challenging import Sender, Standing, challenge, standing
 from benchmark.pipeline.shards import ShardResult
+from benchmark.protocols import BROKEN_CONTRACT
 from benchmark.statistics import upper_bound_of_wrong
 
 ALL = Draw(seed=3, fraction=1.0)
@@ -358,7 +359,7 @@ def test_a_flag_that_the_record_lacks_is_a_contradiction(
     assert found.report.finding("flags").flags == ()
 
 
-@pytest.mark.parametrize("name", auditing.CONTRACT_FLAGS)
+@pytest.mark.parametrize("name", BROKEN_CONTRACT)
 def test_every_flag_of_the_contract_counts(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -64,7 +64,7 @@ from benchmark.pipeline.shards import (
     measure_shard,
     training_of,
 )
-from benchmark.protocols import Protocol
+from benchmark.protocols import BROKEN_CONTRACT, Protocol
 from benchmark.statistics import clopper_pearson, upper_bound_of_wrong
 
 LARGEST_AUDIT = 16 << 20
@@ -76,18 +76,6 @@ VOTES_CONFIDENCE = 1 - 1e-6
 
 # Differences in these are no matter of random draws.
 CONTRADICTIONS = ("clean", "zero-gradient", "certificate", "smoothed", "flags")
-
-# What the checks of the contract raise: properties of the network and not of draws.
-CONTRACT_FLAGS = (
-    "batch-dependent",
-    "dynamic-forward",
-    "hidden-weights",
-    "randomised-output",
-    "revived-weights",
-    "softmax-output",
-    "stateful-forward",
-    "test-beats-training",
-)
 
 Kind = Literal["clean", "zero-gradient", "certificate", "smoothed", "robust", "broken", "flags"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -594,7 +582,7 @@ def _findings(
 def _unflagged(where: Standing, second: _Second) -> Finding:
     """Returns which flags of the contract were raised now that the record lacks."""
     recorded = {flag.name for flag in where.record.flags}
-    names = tuple(n for n in CONTRACT_FLAGS if n in second.flags and n not in recorded)
+    names = tuple(n for n in BROKEN_CONTRACT if n in second.flags and n not in recorded)
     return Finding(
         kind="flags",
         claims=0,
