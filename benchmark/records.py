@@ -235,6 +235,12 @@ def record_path(folder: Path, protocol: str, checkpoint_id: str) -> Path:
     return folder / protocol / f"{slug(checkpoint_id)}.json"
 
 
+def encode(record: ResultRecord) -> bytes:
+    """Returns a record as the bytes of its file; equal records give equal bytes."""
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
 def write(folder: Path, record: ResultRecord, outcomes: Outcomes) -> Path:
     """Writes outcomes, then the record that names their hash; returns the record's path.
 
@@ -247,8 +253,7 @@ def write(folder: Path, record: ResultRecord, outcomes: Outcomes) -> Path:
     data = outcomes.encode()
     path = record_path(folder, record.protocol, record.checkpoint_id)
     write_atomically(path.with_suffix(".npz"), data)
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, encode(record))
     return path
 
 

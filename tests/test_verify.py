@@ -129,11 +129,17 @@ def test_every_field_of_a_record_is_missed(project: Project, name: str) -> None:
     assert name in findings(project)
 
 
+def test_a_space_in_a_record_is_an_altered_byte(project: Project) -> None:
+    path = record_path(project)
+    path.write_text(path.read_text().replace('"tier": ', '"tier":  ', 1))
+    assert "not as it was written" in findings(project, 0.0)
+
+
 def reseal(project: Project, **changes: Any) -> None:
     """Alters a record as somebody would who also makes its digests fit."""
     path = record_path(project)
     record = ResultRecord.model_validate_json(json.dumps(json.loads(path.read_text()) | changes))
-    path.write_text(records.sealed(record).model_dump_json())
+    path.write_bytes(records.encode(records.sealed(record)))
 
 
 ZEROS = "0" * 64

@@ -235,6 +235,8 @@ def _stale(subject: _Subject, job: VerifyJob) -> Iterator[str]:
         raise RecordError(reason)
     if subject.record.status != "done":
         yield f"status is {subject.record.status}, and nothing writes such a record"
+    if read_bounded(job.path, records.LARGEST_RECORD) != records.encode(subject.record):
+        yield "the record's file is not as it was written: spaces, order or spelling differ"
     parent = parent_of(subject.entry, job.project.manifest())
     if parent is not None and subject.record.parent_sha256 != parent.sha256:
         yield "parent_sha256 is not that of the dense parent in the manifest"
