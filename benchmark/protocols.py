@@ -126,10 +126,12 @@ class Protocol:
         """Returns the positions in the example list of each shard of an evaluation."""
         count = self.examples(tier)
         limit = min(count, settings.examples) if isinstance(settings, Smoothing) else count
-        return [
-            range(start, min(start + self.shard_size, count))
-            for start in range(0, limit, self.shard_size)
-        ]
+        return [part for part in self.ranges(count) if part.start < limit]
+
+    def ranges(self, count: int) -> list[range]:
+        """Returns the first `count` positions in the example list, cut into shards."""
+        size = self.shard_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _fractions(denominator: int, *numerators: int) -> tuple[Fraction, ...]:

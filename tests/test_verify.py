@@ -13,6 +13,7 @@ import torch
 from fast import DENSE, EPSILON, FAST, SPARSE, make_project
 
 from benchmark import bounds, records
+from benchmark.bounds import rounding_allowance
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import ContractError
 from benchmark.evidence import Found, decode, encode
@@ -20,7 +21,13 @@ from benchmark.manifest import load_model
 from benchmark.outcomes import Outcomes
 from benchmark.pipeline import Project, evaluate_all
 from benchmark.pipeline.shards import examples_of
-from benchmark.pipeline.verifying import Verification, VerifyJob, verify_all, verify_record
+from benchmark.pipeline.verifying import (
+    Verification,
+    VerifyJob,
+    _Subject,
+    verify_all,
+    verify_record,
+)
 from benchmark.records import ResultRecord
 
 
@@ -71,6 +78,21 @@ def test_the_share_says_how_many_bounds_are_computed_again(honest: Project) -> N
     assert [verify(honest, share).bounds for share in (0.0, 0.11, 0.5)] == [0, 3, 10]
     with pytest.raises(ContractError, match="share of the bounds"):
         verify_all(honest, [], share=1.5, seed=0)
+
+
+def test_a_sample_that_looks_like_a_range_has_its_own_allowances(honest: Project) -> None:
+    """Both begin with the same example and are as long; rounding is allowed for by example."""
+    subject = _Subject(VerifyJob(honest, record_path(honest), 1.0, seed=0))
+    whole, chosen = subject.examples(range(20)), torch.tensor([0, *range(11, 20)])
+    sample = replace(
+        whole,
+        inputs=whole.inputs[chosen],
+        labels=whole.labels[chosen],
+        indices=whole.indices[chosen],
+    )
+    subject.allowance(subject.examples(range(10)))
+    expected = rounding_allowance(subject.model, sample.inputs).numpy()
+    assert np.array_equal(subject.allowance(sample), expected)
 
 
 # --- the record -----------------------------------------------------------------------------------

@@ -204,8 +204,7 @@ class Standing:
     @property
     def ranges(self) -> list[range]:
         """Positions of each shard of the record's examples."""
-        size, count = self.protocol.shard_size, len(self.outcomes)
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return self.protocol.ranges(len(self.outcomes))
 
     def examples(self, part: range) -> Examples:
         """Returns a shard, on the project's device."""

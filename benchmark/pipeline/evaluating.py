@@ -19,6 +19,7 @@ from benchmark.evaluations.base import PROVEN, SURVIVED
 from benchmark.evidence import encode
 from benchmark.files import write_atomically
 from benchmark.flags import all_flags
+from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
 from benchmark.pipeline.project import Project, Watch, silent
@@ -47,9 +48,6 @@ from benchmark.records import Cost, EvidenceFile, FlagEntry, Layer, ResultRecord
 NOT_EVALUATED = -2
 
 _NOTHING = Cost(seconds=0.0, forwards=0, backwards=0, attacked=0, proven=0, forwards_saved=0)
-
-# The method whose checkpoint the others of a cell are made from.
-DENSE = "dense"
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class _Subject:
         self.protocol: Protocol = protocol(self.record.protocol)
         self.device = choose_device(job.project.device)
         self.inputs = self.bounds = self.ties = 0
-        self._allowances: dict[tuple[int, int], Array] = {}
+        self._allowances: dict[tuple[int, ...], Array] = {}
 
     @cached_property
     def model(self) -> Classifier:
@@ -141,8 +141,7 @@ class _Subject:
 
     @property
     def ranges(self) -> list[range]:
-        size, count = self.protocol.shard_size, self.record.examples
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return self.protocol.ranges(self.record.examples)
 
     def examples(self, positions: range) -> Examples:
         return examples_of(self.project, self.protocol, positions.start, positions.stop)
@@ -160,7 +159,8 @@ class _Subject:
     def allowance(self, examples: Examples) -> Array:
         """Returns (N,) by how much rounding may move a margin between two kinds of machines."""
         known = self._allowances
-        key = (int(examples.indices[0]), len(examples.indices)) if len(examples.indices) else (0, 0)
+        # Every index: a sample may begin with the same example as a range, and be as long.
+        key = tuple(examples.indices.tolist())
         if key not in known:
             try:
                 known[key] = rounding_allowance(self.model, examples.inputs).cpu().numpy()
