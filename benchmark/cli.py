@@ -299,7 +299,10 @@ _LISTINGS: dict[str, Callable[[], Listing]] = {
 
 @app.command()
 def compress(
-    method: Annotated[list[str], typer.Argument(help="One or more methods.")],
+    method: Annotated[
+        list[str],
+        typer.Argument(help="One or more methods, with settings as in `hydra:start=benign`."),
+    ],
     recipe: Annotated[
         str, typer.Option(help="Training recipe; names the data set (see `list recipes`).")
     ] = "digits",

@@ -27,7 +27,8 @@ from benchmark.pruning import Structure, as_sparsity, measure
 LARGEST_MANIFEST = 64 << 20
 LARGEST_WEIGHTS = 2 << 30
 
-_SEGMENT = r"[a-z0-9][a-z0-9._:-]{0,63}"
+# A method may carry settings, as in `atmc:bits=8`.
+_SEGMENT = r"[a-z0-9][a-z0-9._:=-]{0,63}"
 _ID = re.compile(
     rf"({_SEGMENT})/({_SEGMENT})/({_SEGMENT})/({_SEGMENT})/([a-z]+)-([0-9.]+)/seed(\d{{1,9}})"
 )
@@ -53,7 +54,7 @@ class Budget(Strict):
         pretrain_epochs: epochs of dense training, shared by all methods of a cell.
         prune_epochs: epochs the method spent on finding its mask.
         finetune_epochs: epochs on the surviving weights.
-        attack_steps: gradient steps of the inner attack a batch.
+        attack_steps: most gradient steps of an inner attack that a batch of prune or finetune cost.
         hours: wall-clock hours of prune and finetune, rounded up to a hundredth.
         device: what they ran on.
     """
@@ -72,7 +73,7 @@ class Checkpoint(Strict):
     Attributes:
         id: `method/dataset/architecture/objective/structure-percent/seed<n>`.
         display_name: for tables.
-        method: registered name.
+        method: registered name, with the settings that differ from its defaults.
         dataset: data set id.
         architecture: architecture id.
         objective: training loss of all stages.
@@ -224,7 +225,9 @@ def slug(checkpoint_id: str) -> str:
     >>> slug("dense/digits/cnn-tiny")
     'dense__digits__cnn-tiny'
     """
-    stem = checkpoint_id.replace("_", "_u").replace("/", "__").replace(":", "_c")
+    stem = checkpoint_id
+    for character, spelled in (("_", "_u"), ("/", "__"), (":", "_c"), ("=", "_e")):
+        stem = stem.replace(character, spelled)
     # File systems end names at 255 bytes, suffixes and temporary marks included.
     return stem if len(stem) <= 200 else f"{stem[:160]}_d{digest_of(checkpoint_id)[:32]}"
 

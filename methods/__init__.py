@@ -6,17 +6,31 @@ broken plug-in cannot break the listing. First-party files get no privilege.
 
 Two sanity controls come with every method, `shuffled-<method>` and `reinitialised-<method>`: its
 mask shuffled within each layer, and its kept weights drawn anew (`_sanity_controls.py`).
+
+A method is spelled `name:field=value:field=value` where it departs from its defaults; `spelling`
+and `configured` know that grammar, and nothing else does.
 """
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import entry_points
-from typing import ClassVar, Protocol, TypeVar, get_args, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +38,7 @@ from torch import Tensor, nn
 from benchmark.datasets import Split
 from benchmark.digests import seed_from
 from benchmark.errors import BenchmarkError, ContractError, lookup, shorten
-from benchmark.objectives import Objective
+from benchmark.objectives import OBJECTIVES, Objective
 from benchmark.pruning import (
     STRUCTURES,
     Mask,
@@ -41,6 +55,14 @@ GROUP = "robustprune.methods"
 # leaves room for a control's prefix.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LONGEST_NAME = 48
+_LONGEST_SPELLING = 64
+
+# Where a method may start from, apart from a dense parent trained under a named objective.
+PARENT = ""
+UNTRAINED = "random"
+
+# How yes and no are spelled in settings.
+_WORDS = {"yes": True, "no": False}
 
 # The first word of a control's name, which is also the function that derives it from its parent.
 _DERIVED = ("reinitialised", "shuffled")
@@ -72,28 +94,27 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the engine hands a method.
+class Training:
+    """One stage of training that a method may spend.
 
     Attributes:
-        sparsity: share of units to remove, exact, in [0, 1].
-        structure: what a unit is.
         split: training examples; never test data.
-        objective: the loss of this cell, which every method of the cell shares.
-        stage: what the method may spend on training of its own, in all.
+        objective: the loss of this cell in this stage, which every method of the cell shares.
+        stage: what the method may spend, in all, and the settings it is spent with.
         run: device, seed, augmentation and a file for resumption.
-        generator: source of every draw outside training, on the CPU.
         meter: counts what was spent.
     """
 
-    sparsity: Fraction
-    structure: Structure
     split: Split
     objective: Objective
     stage: Stage
     run: Run
-    generator: torch.Generator
     meter: "Meter" = dataclasses.field(default_factory=lambda: Meter())
+
+    @property
+    def left(self) -> int:
+        """Epochs that may still be spent."""
+        return self.stage.epochs - self.meter.epochs
 
     def fit(
         self,
@@ -102,47 +123,109 @@ class Task:
         epochs: int | None = None,
         mask: Mask | None = None,
         objective: Objective | None = None,
-        learning_rate: float | None = None,
+        stage: Stage | None = None,
     ) -> tuple[float, ...]:
         """Trains a model in place and returns the mean loss of each epoch.
 
         May be called several times; each call is resumable and has draws of its own.
 
         Args:
-            model: what is trained, a wrapper of the network included.
+            model: what is trained: the network, or a wrapper whose buffers carry what an algorithm
+                needs from step to step.
             epochs: how many of the stage's; all that are left by default.
             mask: entries held at zero meanwhile.
-            objective: the cell's loss by default; a method may wrap it.
-            learning_rate: the stage's by default.
+            objective: the cell's loss by default; a method may wrap it, or bring its own.
+            stage: other settings than the stage's own; `epochs` counts, not the one in here.
 
         Raises:
             ContractError: more epochs in all than the stage allows.
         """
-        left = self.stage.epochs - self.meter.epochs
-        wanted = left if epochs is None else epochs
-        if wanted > left:
+        wanted = self.left if epochs is None else epochs
+        if wanted > self.left:
             raise ContractError(
                 f"expected at most {self.stage.epochs} epochs of training, got "
-                f"{self.meter.epochs + wanted}; plan within task.stage"
+                f"{self.meter.epochs + wanted}; plan within the task's stages"
             )
+        loss = objective or self.objective
         self.meter.epochs += wanted
         self.meter.calls += 1
-        rate = self.stage.learning_rate if learning_rate is None else learning_rate
-        stage = dataclasses.replace(self.stage, epochs=wanted, learning_rate=rate)
-        return fit(model, self.split, objective or self.objective, stage, self._run(mask))
+        if wanted:
+            self.meter.attack_steps = max(self.meter.attack_steps, loss.attack_steps)
+        settings = dataclasses.replace(stage or self.stage, epochs=wanted)
+        return fit(model, self.split, loss, settings, self._run(mask))
 
     def _run(self, mask: Mask | None) -> Run:
         call, run = self.meter.calls, self.run
         state = run.state and run.state.with_name(f"{run.state.stem}-{call}{run.state.suffix}")
-        return dataclasses.replace(run, mask=mask, state=state, seed=seed_from(run.seed, call))
+        seed = run.seed if call == 1 else seed_from(run.seed, call)
+        return dataclasses.replace(run, mask=mask, state=state, seed=seed)
 
 
 @dataclass
 class Meter:
-    """What a method spent so far: training epochs, and calls of `Task.fit`."""
+    """What a method spent so far in one stage.
+
+    Attributes:
+        epochs: of training.
+        calls: of `Training.fit`.
+        attack_steps: most gradient steps of an inner attack that a batch cost.
+    """
 
     epochs: int = 0
     calls: int = 0
+    attack_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the engine hands a method.
+
+    The prune stage is short for `task`: `task.fit` is `task.prune.fit`, and so on.
+
+    Attributes:
+        sparsity: share of units to remove, exact, in [0, 1].
+        structure: what a unit is.
+        generator: source of every draw outside training, on the CPU.
+        prune: what the method may spend on finding its mask.
+        finetune: what is then spent on the surviving weights; by the engine, unless the method does
+            it itself and says so (`Pruned.finetuned`).
+    """
+
+    sparsity: Fraction
+    structure: Structure
+    generator: torch.Generator
+    prune: Training
+    finetune: Training
+
+    @property
+    def split(self) -> Split:
+        """Training examples; never test data."""
+        return self.prune.split
+
+    @property
+    def objective(self) -> Objective:
+        """The loss of this cell while it is pruned."""
+        return self.prune.objective
+
+    @property
+    def stage(self) -> Stage:
+        """What the method may spend on finding its mask."""
+        return self.prune.stage
+
+    @property
+    def run(self) -> Run:
+        """Device, seed and augmentation."""
+        return self.prune.run
+
+    @property
+    def meter(self) -> Meter:
+        """What was spent on finding the mask."""
+        return self.prune.meter
+
+    @property
+    def fit(self) -> Callable[..., tuple[float, ...]]:
+        """Trains in the prune stage; see `Training.fit`."""
+        return self.prune.fit
 
 
 @dataclass(frozen=True)
@@ -152,10 +235,13 @@ class Pruned:
     Attributes:
         model: the network, its removed weights exactly zero.
         mask: what was removed.
+        finetuned: the method spent `task.finetune` itself, or wants none of it; the engine leaves
+            the weights as they are.
     """
 
     model: nn.Module
     mask: Mask
+    finetuned: bool = False
 
 
 @runtime_checkable
@@ -167,6 +253,11 @@ class Method(Protocol):
         structures: what it can remove.
         scope: whether each layer or only the whole meets the sparsity exactly.
         largest_sparsity: in [0, 1]; 0 for the dense control.
+
+    Two more attributes are optional. `start`, a field or a class attribute, says which network the
+    method gets: the cell's dense parent (empty, the default), an untrained one (`random`; the prune
+    stage then holds the epochs of pretraining too), or the dense parent trained under another
+    objective (its name). `objectives` names those it works with, where these are not all.
     """
 
     info: ClassVar[Info]
@@ -239,6 +330,7 @@ def _misdeclared(method: type) -> str:
         "largest_sparsity": isinstance(kind.largest_sparsity, Fraction)
         and 0 <= kind.largest_sparsity <= 1,
     }
+    known["objectives"] = set(_objectives(kind)) <= OBJECTIVES.keys()
     empty = (dataclasses.MISSING, dataclasses.MISSING)
     for field in dataclasses.fields(method):
         known[field.name] = (field.default, field.default_factory) != empty
@@ -368,10 +460,140 @@ def _loader(name: str, module: str) -> Callable[[], object]:
     return load
 
 
-def supports(kind: type[Method], name: str, sparsity: Fraction, structure: Structure) -> str:
-    """Returns why a method cannot do this, or an empty string if it can."""
+def configured(spelling: str) -> Method:
+    """Returns a method with its settings, from `name` or `name:field=value:field=value`.
+
+    Underscores of field names are spelled as hyphens, truth values `yes` and `no`. A sanity control
+    takes the settings of its parent.
+
+    Raises:
+        UnknownName: no such method, or no such field; near matches are named.
+        ContractError: a value of another kind, or one that the method refuses; or a spelling too
+            long for a checkpoint id.
+    """
+    if len(spelling) > _LONGEST_SPELLING:
+        raise ContractError(
+            f"expected at most {_LONGEST_SPELLING} letters of a method and its settings, got "
+            f"{len(spelling)} in '{shorten(spelling)}'; register a method of its own"
+        )
+    name, *settings = spelling.split(":")
+    kind: Any = method(name)
+    if parent := _parent(name):
+        control: Method = kind(parent=configured(":".join([parent, *settings])))
+        return control
+    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    values = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        field = lookup(f"setting of {name}", key, fields)
+        if field in values:
+            raise ContractError(f"expected each setting of {name} once, got {shorten(key)} twice")
+        values[field] = _read(hints[field], text, f"{name}:{key}")
+    chosen: Method = kind(**values)
+    return chosen
+
+
+def _parent(name: str) -> str:
+    """Returns the method that a control is derived from; empty for other methods."""
+    found = [name.removeprefix(prefix) for prefix in _prefixes() if name.startswith(prefix)]
+    return found[0] if found else ""
+
+
+def _read(hint: object, text: str, place: str) -> object:
+    """Returns the value that a setting spells, of the field's type.
+
+    Raises:
+        ContractError: a value of another kind.
+    """
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    try:
+        if choices:
+            return {str(choice): choice for choice in choices}[text]
+        if hint is bool:
+            return _WORDS[text]
+        # Only numbers that a spelling, and so an id and a file name, can hold.
+        if hint in (int, float, Fraction) and re.fullmatch(r"-?[0-9.]+(e-?[0-9]{1,3})?", text):
+            value: Any = hint(text)
+            if math.isfinite(value):
+                return value
+        if hint is str and (not text or _NAME.fullmatch(text)):
+            return text
+    except (KeyError, ValueError):
+        pass
+    kind = " or ".join(map(str, choices)) or _KINDS.get(hint, "nothing: it cannot be set here")
+    raise ContractError(f"expected {shorten(place)} to be {kind}, got '{shorten(text)}'")
+
+
+_KINDS: dict[object, str] = {
+    bool: "yes or no",
+    int: "a whole number",
+    float: "a number",
+    Fraction: "a number",
+    str: "a lower-case name",
+}
+
+
+def spelling(name: str, chosen: Method) -> str:
+    """Returns how a configured method is spelled: its name, and what differs from the defaults.
+
+    >>> spelling("lwm-global", configured("lwm-global"))
+    'lwm-global'
+    """
+    if parent := _parent(name):
+        plain: Any = chosen
+        return name.removesuffix(parent) + spelling(parent, plain.parent)
+    default: Any = type(chosen)()
+    words = {value: word for word, value in _WORDS.items()}
+    parts = [name]
+    for field in dataclasses.fields(default):
+        value = getattr(chosen, field.name)
+        if value != getattr(default, field.name):
+            text = words[value] if isinstance(value, bool) else str(_plain(value))
+            parts.append(f"{field.name.replace('_', '-')}={text}")
+    return ":".join(parts)
+
+
+def _plain(value: object) -> object:
+    """Returns a fraction as a number that a file name can hold."""
+    return float(value) if isinstance(value, Fraction) else value
+
+
+def start_of(chosen: Method) -> str:
+    """Returns which network a method gets: `PARENT`, `UNTRAINED`, or the name of an objective.
+
+    Raises:
+        UnknownName: something else.
+    """
+    start: str = getattr(chosen, "start", PARENT)
+    return start if start in (PARENT, UNTRAINED) else lookup("start", start, _STARTS)
+
+
+_STARTS = {UNTRAINED: UNTRAINED} | {name: name for name in OBJECTIVES}
+
+
+def _objectives(kind: type[Method]) -> tuple[str, ...]:
+    """Returns the objectives that a method works with."""
+    named: tuple[str, ...] = getattr(kind, "objectives", tuple(OBJECTIVES))
+    return named
+
+
+def supports(
+    kind: type[Method], name: str, sparsity: Fraction, structure: Structure, objective: str = ""
+) -> str:
+    """Returns why a method cannot do this, or an empty string if it can.
+
+    Args:
+        kind: the method.
+        name: how it is called in the answer.
+        sparsity: share of units removed.
+        structure: what a unit is.
+        objective: the cell's; empty asks about none.
+    """
     if structure not in kind.structures:
         return f"{name} prunes {', '.join(kind.structures)}, not {structure}"
+    if objective and objective not in _objectives(kind):
+        return f"{name} works under {', '.join(_objectives(kind))}, not {objective}"
     if sparsity > kind.largest_sparsity:
         return f"{name} reaches sparsity {float(kind.largest_sparsity):g}, not {float(sparsity):g}"
     return ""

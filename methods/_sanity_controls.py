@@ -12,6 +12,8 @@ Departures, since the paper prunes before training and this benchmark after it:
 - Reinitialised is the whole network, as in the paper: weights drawn anew, biases zero, norms the
   identity and without statistics. It is then trained for the finetuning epochs alone, so it lags
   behind a network trained from scratch for as long as pretraining took.
+- Where the parent starts from an untrained network, so do both controls, and then they are the same
+  but for the shuffling: the epochs before finetuning went into the mask alone.
 - Of filters and channels whole ones are shuffled, so that they stay removed as units.
 """
 
@@ -26,8 +28,9 @@ from torch import Tensor, nn
 
 from benchmark.architectures import initialise
 from benchmark.errors import shorten
+from benchmark.objectives import OBJECTIVES
 from benchmark.pruning import Mask, Scope, Structure
-from methods import Info, Method, Pruned, Task, compress
+from methods import Info, Method, Pruned, Task, compress, start_of
 
 _AUTHORS = ("Jonathan Frankle", "Gintare Karolina Dziugaite", "Daniel M. Roy", "Michael Carbin")
 _PAPER = (
@@ -65,13 +68,19 @@ def shuffled(name: str, kind: type[Method]) -> type[Method]:
         structures: ClassVar[tuple[Structure, ...]] = kind.structures
         scope: ClassVar[Scope] = kind.scope
         largest_sparsity: ClassVar[Fraction] = kind.largest_sparsity
+        objectives: ClassVar[tuple[str, ...]] = getattr(kind, "objectives", tuple(OBJECTIVES))
 
         parent: Method = field(default_factory=kind)
+
+        @property
+        def start(self) -> str:
+            """The parent's."""
+            return start_of(self.parent)
 
         def compress(self, model: nn.Module, task: Task) -> Pruned:
             """Returns the network with as many units of each layer zeroed as the parent zeroes."""
             pretrained = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-            pruned = compress(name, self.parent, model, task)
+            pruned = compress(name, self.parent, model, _for_a_mask(task))
             pruned.model.load_state_dict(pretrained)
             return _masked(pruned.model, shuffle(pruned.mask, task.structure, task.generator))
 
@@ -92,16 +101,28 @@ def reinitialised(name: str, kind: type[Method]) -> type[Method]:
         structures: ClassVar[tuple[Structure, ...]] = kind.structures
         scope: ClassVar[Scope] = kind.scope
         largest_sparsity: ClassVar[Fraction] = kind.largest_sparsity
+        objectives: ClassVar[tuple[str, ...]] = getattr(kind, "objectives", tuple(OBJECTIVES))
 
         parent: Method = field(default_factory=kind)
 
+        @property
+        def start(self) -> str:
+            """The parent's."""
+            return start_of(self.parent)
+
         def compress(self, model: nn.Module, task: Task) -> Pruned:
             """Returns the network with the parent's mask and nothing else of it."""
-            pruned = compress(name, self.parent, model, task)
+            pruned = compress(name, self.parent, model, _for_a_mask(task))
             initialise(pruned.model, task.generator)
             return _masked(pruned.model, pruned.mask)
 
     return Reinitialised
+
+
+def _for_a_mask(task: Task) -> Task:
+    """Returns the task without finetuning: a parent's finetuned weights would be thrown away."""
+    stage = replace(task.finetune.stage, epochs=0)
+    return replace(task, finetune=replace(task.finetune, stage=stage))
 
 
 def _masked(model: nn.Module, mask: Mask) -> Pruned:

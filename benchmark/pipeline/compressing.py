@@ -39,10 +39,10 @@ from benchmark.manifest import (
 )
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import PROTOCOLS
-from benchmark.pruning import Mask, Structure, as_sparsity, measure
+from benchmark.pruning import Structure, as_sparsity, measure
 from benchmark.recipes import objective_of, recipe
 from benchmark.threat import ThreatModel
-from benchmark.training import Run, fit
+from benchmark.training import Run, Stage, fit
 
 LICENCE = "MIT"
 
@@ -52,7 +52,7 @@ class Order:
     """What to make: one checkpoint.
 
     Attributes:
-        method: registered name.
+        method: registered name, with the settings that differ from its defaults.
         architecture: architecture id.
         objective: training loss of all stages.
         structure: what is removed as a unit.
@@ -111,8 +111,10 @@ def plan_orders(
     levels = list(dict.fromkeys(sparsities))
     orders: list[Order] = []
     skipped: list[str] = []
-    for name in dict.fromkeys(names):
-        wanted, reasons = _reachable(name, levels, template.structure)
+    asked = [(name.partition(":")[0], methods.configured(name)) for name in names]
+    kinds = {methods.spelling(*pair): type(pair[1]) for pair in asked}
+    for name, kind in kinds.items():
+        wanted, reasons = _reachable(name, kind, levels, template)
         orders += [replace(template, method=name, sparsity=level) for level in wanted]
         skipped += reasons
     if not orders:
@@ -121,11 +123,11 @@ def plan_orders(
 
 
 def _reachable(
-    name: str, levels: Sequence[Fraction], structure: Structure
+    name: str, kind: type[methods.Method], levels: Sequence[Fraction], template: Order
 ) -> tuple[list[Fraction], list[str]]:
     """Returns at which levels to make a method, and a line for each other one."""
-    kind = methods.method(name)
-    if reason := methods.supports(kind, name, Fraction(0), structure):
+    structure = template.structure
+    if reason := methods.supports(kind, name, Fraction(0), structure, template.objective):
         raise ContractError(f"expected a combination that works, got: {reason}")
     wanted, reasons = [], []
     for level in levels:
@@ -231,6 +233,22 @@ def _pretrain(job: _Job, watch: Watch) -> None:
         pretrained(job, split, watch)
 
 
+def parent_of(order: Order) -> Order | None:
+    """Returns the order whose dense network a method starts from; None where it is untrained."""
+    start = methods.start_of(methods.configured(order.method))
+    if start == methods.UNTRAINED:
+        return None
+    return order if start == methods.PARENT else replace(order, objective=start)
+
+
+def _started(job: _Job, split: Split, watch: Watch) -> Classifier:
+    """Returns the network that the method of an order gets."""
+    parent = parent_of(job.order)
+    if parent is None:
+        return fresh_network(job.order)
+    return pretrained(replace(job, order=parent), split, watch)
+
+
 def _compress_job(job: _Job) -> Checkpoint:
     return compress(job, silent)
 
@@ -239,50 +257,65 @@ def compress(job: _Job, watch: Watch) -> Checkpoint:
     """Makes one checkpoint: weights on disk, manifest entry returned (the caller stores it)."""
     split, _ = _data_of(job.project, job.order)
     with steady(job.threads):
-        model = pretrained(job, split, watch)
-        (mask, epochs), prune_seconds = timed(lambda: _prune(job, model, split, watch))
-        _, tune_seconds = timed(lambda: _finetune(job, model, mask, split, watch))
-    entry = _store(job, model, epochs, (prune_seconds + tune_seconds) / 3600)
+        model = _started(job, split, watch)
+        task = _task(job, split, watch)
+        _, seconds = timed(lambda: _prune_and_finetune(job, model, task))
+    entry = _store(job, model, _budget(job, task, seconds / 3600))
     job.forget()
     return entry
 
 
-def _prune(job: _Job, model: Classifier, split: Split, watch: Watch) -> tuple[Mask, int]:
-    """Runs the method on the model, in place; returns the mask and the epochs it trained."""
-    order, chosen = job.order, recipe(job.order.recipe)
-    state = job.states.with_name(f"{job.states.stem}-prune.state")
-    task = methods.Task(
-        sparsity=order.sparsity,
-        structure=order.structure,
-        split=split,
-        objective=objective_of(order.objective, threat_of(chosen.dataset), chosen, "prune"),
-        stage=chosen.prune,
-        run=_run(job.project, order, "prune", state, watch),
-        generator=torch.Generator().manual_seed(seed_from(order.seed, "prune draws")),
+def _task(job: _Job, split: Split, watch: Watch) -> methods.Task:
+    """Returns what the method of an order is asked to do, and what it may spend."""
+    chosen, seed = recipe(job.order.recipe), job.order.seed
+    if parent_of(job.order) is None:
+        # Whoever starts from random weights may train as long in all as those who do not.
+        stage = replace(chosen.pretrain, epochs=chosen.pretrain.epochs + chosen.prune.epochs)
+        prune = _training(job, "prune", split, watch, stage, ramp="pretrain")
+    else:
+        prune = _training(job, "prune", split, watch, chosen.prune)
+    return methods.Task(
+        sparsity=job.order.sparsity,
+        structure=job.order.structure,
+        generator=torch.Generator().manual_seed(seed_from(seed, "prune draws")),
+        prune=prune,
+        finetune=_training(job, "finetune", split, watch, chosen.finetune),
     )
-    pruned = methods.compress(order.method, methods.method(order.method)(), model, task)
+
+
+def _training(
+    job: _Job, name: str, split: Split, watch: Watch, stage: Stage, ramp: str = ""
+) -> methods.Training:
+    """Returns one stage of an order; `ramp` names the stage whose ramps its loss has, if others."""
+    order, chosen = job.order, recipe(job.order.recipe)
+    state = job.states.with_name(f"{job.states.stem}-{name}.state")
+    return methods.Training(
+        split=split,
+        objective=objective_of(order.objective, threat_of(chosen.dataset), chosen, ramp or name),
+        stage=stage,
+        run=_run(job.project, order, name, state, watch),
+    )
+
+
+def _prune_and_finetune(job: _Job, model: Classifier, task: methods.Task) -> None:
+    """Runs the method on the model, in place, and finetunes unless the method did."""
+    method = job.order.method
+    pruned = methods.compress(method, methods.configured(method), model, task)
     if pruned.model is not model:
         model.load_state_dict(pruned.model.state_dict())
-    return pruned.mask, task.meter.epochs
+    if not pruned.finetuned:
+        task.finetune.fit(model, mask=pruned.mask)
 
 
-def _finetune(job: _Job, model: Classifier, mask: Mask, split: Split, watch: Watch) -> None:
-    order, chosen = job.order, recipe(job.order.recipe)
-    objective = objective_of(order.objective, threat_of(chosen.dataset), chosen, "finetune")
-    state = job.states.with_name(f"{job.states.stem}-finetune.state")
-    run = replace(_run(job.project, order, "finetune", state, watch), mask=mask)
-    fit(model, split, objective, chosen.finetune, run)
-
-
-def _store(job: _Job, model: Classifier, epochs: int, hours: float) -> Checkpoint:
+def _store(job: _Job, model: Classifier, budget: Budget) -> Checkpoint:
     """Writes the weights and returns the manifest entry that describes them."""
-    order, chosen, kind = job.order, recipe(job.order.recipe), methods.method(job.order.method)
+    order, chosen = job.order, recipe(job.order.recipe)
+    info = methods.configured(order.method).info
     model.cpu().to(memory_format=torch.contiguous_format)
     data = weights.encode(model.state_dict())
     found = measure(model, model.shape, order.structure)
-    objective = objective_of(order.objective, threat_of(chosen.dataset), chosen, "finetune")
     draft = Checkpoint.model_construct(
-        display_name=kind.info.title,
+        display_name=_title(order.method, info.title),
         method=order.method,
         dataset=chosen.dataset,
         architecture=order.architecture,
@@ -292,14 +325,14 @@ def _store(job: _Job, model: Classifier, epochs: int, hours: float) -> Checkpoin
         seed=order.seed,
         zeros=found.zeros,
         prunable=found.total,
-        authors=kind.info.authors,
-        paper=kind.info.paper,
-        code=kind.info.code,
+        authors=info.authors,
+        paper=info.paper,
+        code=info.code,
         licence=LICENCE,
         extra_data="",
         recipe=chosen.id,
         recipe_digest=chosen.digest,
-        budget=_budget(job, epochs, objective.attack_steps, hours),
+        budget=budget,
         bytes=len(data),
         sha256=sha256_of_bytes(data),
     )
@@ -314,14 +347,21 @@ def _store(job: _Job, model: Classifier, epochs: int, hours: float) -> Checkpoin
     return entry
 
 
-def _budget(job: _Job, prune_epochs: int, attack_steps: int, hours: float) -> Budget:
-    chosen = recipe(job.order.recipe)
+def _title(method: str, title: str) -> str:
+    """Returns a method's name in tables, with the settings that differ from its defaults."""
+    _, _, settings = method.partition(":")
+    return f"{title} ({settings.replace(':', ', ')})" if settings else title
+
+
+def _budget(job: _Job, task: methods.Task, hours: float) -> Budget:
+    """Returns what was spent: on the dense parent, by the method, and on finetuning by whomever."""
     device = choose_device(job.project.device)
+    parent = parent_of(job.order)
     return Budget(
-        pretrain_epochs=chosen.pretrain.epochs,
-        prune_epochs=prune_epochs,
-        finetune_epochs=chosen.finetune.epochs,
-        attack_steps=attack_steps,
+        pretrain_epochs=recipe(job.order.recipe).pretrain.epochs if parent else 0,
+        prune_epochs=task.prune.meter.epochs,
+        finetune_epochs=task.finetune.meter.epochs,
+        attack_steps=max(task.prune.meter.attack_steps, task.finetune.meter.attack_steps),
         hours=math.ceil(hours * 100) / 100,
         device=environment(device)["device"],
     )
@@ -371,7 +411,7 @@ def compress_all(
         _forget(project, orders, threads)
     wanted = [order for order in orders if fresh or not up_to_date(project, order)]
     jobs = [_Job(project, order, threads) for order in wanted]
-    parents = {pretrain_digest(job.order, project, threads): job for job in jobs}
+    parents = _parents(jobs)
     workers = choose_workers(project.workers, choose_device(project.device))
     made = []
     if workers <= 1:
@@ -388,6 +428,15 @@ def compress_all(
         made.append(_enter(project, entry))
         watch(done, total, entry.id)
     return made
+
+
+def _parents(jobs: Sequence[_Job]) -> dict[str, _Job]:
+    """Returns a job for each dense parent that some jobs start from, by its digest."""
+    starts = [(job, parent) for job in jobs if (parent := parent_of(job.order))]
+    return {
+        pretrain_digest(parent, job.project, job.threads): replace(job, order=parent)
+        for job, parent in starts
+    }
 
 
 def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
@@ -409,8 +458,9 @@ def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
 
 def _forget(project: Project, orders: Sequence[Order], threads: int) -> None:
     """Drops the dense parents of some orders, so that they are trained again."""
-    for order in orders:
-        digest = pretrain_digest(order, project, threads)
-        _Job(project, order, threads).forget()
+    jobs = [_Job(project, order, threads) for order in orders]
+    for job in jobs:
+        job.forget()
+    for digest in _parents(jobs):
         for suffix in (".safetensors", ".state"):
             (project.cache / "pretrained" / f"{digest[:32]}{suffix}").unlink(missing_ok=True)

@@ -38,11 +38,18 @@ def task_of(sparsity, structure, seed=0):
     return methods.Task(
         sparsity=sparsity,
         structure=structure,
+        generator=rng(seed),
+        prune=training_of(seed),
+        finetune=training_of(seed + 1),
+    )
+
+
+def training_of(seed):
+    return methods.Training(
         split=random_split(),
         objective=Adversarial(LINF, Steps(1, Fraction(1))),
         stage=Stage(epochs=1, learning_rate=0.01, batch_size=20),
         run=Run(CPU, seed=seed),
-        generator=rng(seed),
     )
 
 

@@ -179,7 +179,8 @@ def test_task_fit_holds_the_mask():
 def test_task_fit_may_be_called_in_parts_but_not_beyond_the_stage():
     task = task_of(HALF, "unstructured")
     epochs = task.stage.epochs
-    task = dataclasses.replace(task, stage=dataclasses.replace(task.stage, epochs=3))
+    longer = dataclasses.replace(task.stage, epochs=3)
+    task = dataclasses.replace(task, prune=dataclasses.replace(task.prune, stage=longer))
     model = untrained(3)
     assert len(task.fit(model, epochs=1)) == 1
     assert len(task.fit(model)) == 2

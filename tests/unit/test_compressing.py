@@ -1,18 +1,22 @@
 """Compress: pretrain (shared), prune, finetune, write; repeatable, resumable, all or nothing."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from torch import Tensor, nn
 
+import methods
 from benchmark import training
 from benchmark.architectures import build
 from benchmark.datasets import DATASETS
 from benchmark.errors import ContractError
 from benchmark.manifest import Checkpoint, load_model
+from benchmark.objectives import Benign
 from benchmark.pipeline import Order, Project, compress_all, compressing, plan_orders
-from benchmark.pruning import measure, prunable_parameters
+from benchmark.pruning import Scope, Structure, mask_from_scores, measure, prunable_parameters
 from benchmark.recipes import RECIPES
 
 TINY = replace(
@@ -78,7 +82,8 @@ def test_pretraining_is_shared_between_methods(
         stages.append("pretrain" if run.mask is None else "finetune")
         return original(model, split, objective, stage, run)
 
-    monkeypatch.setattr(compressing, "fit", counting)
+    for module in (compressing, methods):
+        monkeypatch.setattr(module, "fit", counting)
     make(tmp_path, ORDER, replace(ORDER, method="random"))
     assert sorted(stages) == ["finetune", "finetune", "pretrain"]
     assert make(tmp_path, ORDER) == []
@@ -136,7 +141,8 @@ def test_finetuning_uses_the_cell_s_objective(
         losses.append(type(objective).__name__)
         return original(model, split, objective, stage, run)
 
-    monkeypatch.setattr(compressing, "fit", spy)
+    for module in (compressing, methods):
+        monkeypatch.setattr(module, "fit", spy)
     make(tmp_path, replace(ORDER, objective="trades"), replace(ORDER, objective="benign"))
     assert losses == ["Trades", "Trades", "Benign", "Benign"]
 
@@ -177,3 +183,97 @@ def test_fresh_network_depends_on_the_seed_alone() -> None:
     for name, tensor in first.state_dict().items():
         assert tensor.equal(again.state_dict()[name])
     assert not first.body[0].weight.equal(other.body[0].weight)
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A method that starts where it is told and may finetune by itself."""
+
+    info: ClassVar[methods.Info] = methods.Info("Starter", (), "", "", "A test.")
+    structures: ClassVar[tuple[Structure, ...]] = ("unstructured",)
+    scope: ClassVar[Scope] = "layerwise"
+    largest_sparsity: ClassVar[Fraction] = Fraction(1)
+    objectives: ClassVar[tuple[str, ...]] = ("adversarial",)
+
+    start: str = ""
+    own: bool = False
+
+    def compress(self, model: nn.Module, task: methods.Task) -> methods.Pruned:
+        """Returns the smallest removed, after one epoch or all."""
+        seen.append((task.stage.epochs, {k: t.clone() for k, t in model.state_dict().items()}))
+        task.fit(model, epochs=1)
+        scores = {name: p.abs() for name, p in prunable_parameters(model).items()}
+        mask = mask_from_scores(scores, task.sparsity, "layerwise")
+        mask.apply(model)
+        if self.own:
+            task.finetune.fit(model, epochs=1, mask=mask, objective=Benign())
+        return methods.Pruned(model, mask, finetuned=self.own)
+
+
+seen: list[tuple[int, dict[str, Tensor]]] = []
+
+
+@pytest.fixture
+def starter(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(methods, "_registered", dict(methods._registered))
+    methods.register("starter")(Starter)
+    seen.clear()
+    return "starter"
+
+
+def test_a_method_that_starts_untrained_gets_the_epochs_of_pretraining(
+    tmp_path: Path, starter: str
+) -> None:
+    order = replace(ORDER, method=f"{starter}:start=random")
+    [entry] = make(tmp_path, order)
+    [(epochs, state)] = seen
+    assert epochs == TINY.pretrain.epochs + TINY.prune.epochs
+    fresh = compressing.fresh_network(order).state_dict()
+    assert all(state[name].equal(fresh[name]) for name in fresh)
+    assert entry.budget.pretrain_epochs == 0 and entry.budget.prune_epochs == 1
+    assert not (tmp_path / ".cache" / "pretrained").exists()
+    assert entry.id.startswith("starter:start=random/")
+    assert entry.display_name == "Starter (start=random)"
+    assert load_model(entry, tmp_path)
+
+
+def test_a_method_that_starts_from_another_objective_gets_that_parent(
+    tmp_path: Path, starter: str
+) -> None:
+    make(tmp_path, replace(ORDER, method=f"{starter}:start=benign"), replace(ORDER, method=starter))
+    make(tmp_path / "benign", replace(ORDER, method="lwm-layerwise", objective="benign"))
+    (epochs, other), (_, own) = seen
+    assert epochs == TINY.prune.epochs
+    assert any(not other[name].equal(own[name]) for name in own)
+    folder = tmp_path / ".cache" / "pretrained"
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    [benign] = (tmp_path / "benign" / ".cache" / "pretrained").glob("*.safetensors")
+    assert (folder / benign.name).read_bytes() == benign.read_bytes()
+
+
+def test_a_method_may_finetune_by_itself(tmp_path: Path, starter: str) -> None:
+    [entry] = make(tmp_path, replace(ORDER, method=f"{starter}:own=yes"))
+    assert entry.budget.finetune_epochs == 1  # its own single epoch: the engine added none
+    [plain] = make(tmp_path, replace(ORDER, method=starter))
+    assert plain.budget.finetune_epochs == TINY.finetune.epochs
+    assert plain.budget.attack_steps == TINY.steps.count
+    # The pruning epoch attacked even where finetuning did not.
+    assert entry.budget.attack_steps == TINY.steps.count
+
+
+def test_settings_are_part_of_the_checkpoint(tmp_path: Path, starter: str) -> None:
+    make(tmp_path, replace(ORDER, method=starter), replace(ORDER, method=f"{starter}:own=yes"))
+    entries = project(tmp_path).manifest().checkpoints
+    assert [entry.method for entry in entries] == ["starter", "starter:own=yes"]
+    assert len({entry.file for entry in entries}) == 2
+
+
+def test_plans_spell_settings_in_one_way(starter: str) -> None:
+    asked = [f"{starter}:own=no", f"{starter}:own=yes:start=", starter]
+    planned, _ = plan_orders(asked, [Fraction(1, 2)], ORDER)
+    assert [order.method for order in planned] == [starter, f"{starter}:own=yes"]
+
+
+def test_objectives_that_a_method_refuses_are_not_planned(starter: str) -> None:
+    with pytest.raises(ContractError, match="starter works under adversarial, not benign"):
+        plan_orders([starter], [Fraction(1, 2)], replace(ORDER, objective="benign"))

@@ -44,11 +44,18 @@ def task_of(structure: Any = "unstructured", sparsity: Fraction = HALF, seed: in
     return Task(
         sparsity=sparsity,
         structure=structure,
+        generator=rng(seed),
+        prune=training_of(seed),
+        finetune=training_of(seed + 1),
+    )
+
+
+def training_of(seed: int) -> methods.Training:
+    return methods.Training(
         split=random_split(),
         objective=Adversarial(LINF, Steps(1, Fraction(1))),
         stage=Stage(epochs=2, learning_rate=0.01, batch_size=20),
         run=Run(CPU, seed=seed),
-        generator=rng(seed),
     )
 
 
@@ -191,7 +198,8 @@ def test_batch_norms_start_as_the_identity_without_statistics() -> None:
         norm.weight.data.fill_(2)
         norm.bias.data.fill_(1)
     kind = methods.method("reinitialised-lwm-layerwise")
-    task = dataclasses.replace(task_of(), split=coloured())
+    task = task_of()
+    task = dataclasses.replace(task, prune=dataclasses.replace(task.prune, split=coloured()))
     model = methods.compress("reinitialised-lwm-layerwise", kind(), model, task).model
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == 20
