@@ -2,8 +2,9 @@
 
 The library runs as released (0.3) and as developed upstream (0.7.1). Release 0.3 was written for
 older versions of torch and numpy, so three names that it expects are supplied, only while it is
-imported or traces a network, and a fourth is mended in its own class. A plain interval propagation
-beside it needs no library and serves as method `ibp-plain`.
+imported or traces a network, and a fourth is mended in its own class. Plain intervals need no
+library and serve as method `ibp-plain`; they and the other differentiable bounds of
+`benchmark.relaxations` serve training, through `training_margins`.
 
 Bounds are computed in float32 with ordinary rounding, so callers subtract `rounding_allowance` and
 ask for a margin above a small positive threshold, not above zero.
@@ -32,12 +33,42 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
+from torch.nn.utils import parametrize
 
-from benchmark.architectures import Classifier, Normalise
-from benchmark.errors import ContractError, ExtraMissing, shorten
+from benchmark.architectures import Classifier
+from benchmark.errors import ContractError, ExtraMissing, lookup, shorten
+from benchmark.relaxations import (
+    Box,
+    UnboundableNetwork,
+    crown_margins,
+    interval_bounds,
+    interval_boxes,
+    interval_margins,
+    layers_of,
+    specification,
+    symbolic_margins,
+)
 from benchmark.threat import TOLERANCE, ThreatModel
 
+__all__ = [
+    "ENGINE_METHODS",
+    "METHODS",
+    "ROUNDING",
+    "BoundMethod",
+    "MarginBounds",
+    "TrainingMethod",
+    "UnboundableNetwork",
+    "engine_version",
+    "interval_bounds",
+    "margin_bounds",
+    "relaxed_units",
+    "rounding_allowance",
+    "specification",
+    "training_margins",
+]
+
 BoundMethod = Literal["ibp", "crown", "crown-ibp", "alpha-crown", "ibp-plain"]
+TrainingMethod = Literal["ibp", "crown-ibp", "symbolic"]
 
 # Our names -> the library's.
 ENGINE_METHODS = {
@@ -48,17 +79,6 @@ ENGINE_METHODS = {
 }
 METHODS = (*ENGINE_METHODS, "ibp-plain")
 
-# Layers that decrease in no input: the two extreme corners of a box give the extreme outputs.
-MONOTONE = (
-    nn.ReLU,
-    nn.Flatten,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.MaxPool2d,
-    nn.Identity,
-    nn.Dropout,
-)
-
 # Frames that the library may use to walk a graph; the stack holds many times as many.
 DEPTH = 10_000
 
@@ -68,108 +88,6 @@ SAME_ANSWER = 1e-3
 # Rounding of a float32 margin bound as a share of the last layer's terms; `rounding_allowance` says
 # why it is enough.
 ROUNDING = 1e-5
-
-
-class UnboundableNetwork(ContractError):
-    """A network that a method cannot bound: nothing is proven, and nothing need be wrong with it.
-
-    Attributes:
-        reason: what went wrong, one short line without addresses, so that it repeats.
-    """
-
-    def __init__(self, message: str, reason: str = "") -> None:
-        """Takes the whole message, and the reason alone."""
-        super().__init__(message)
-        self.reason = reason
-
-
-# --- plain interval propagation -------------------------------------------------------------------
-
-
-@torch.no_grad()
-def interval_bounds(module: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a box that holds every output of a network over a box of inputs.
-
-    Args:
-        module: a `Classifier` with a sequential body, or nested `nn.Sequential` of convolutions,
-            linear layers, batch norms (as in evaluation), ReLUs, flattening and poolings.
-        lower: (N, ...) smallest input values.
-        upper: (N, ...) largest input values.
-
-    Returns:
-        (N, ...) smallest and (N, ...) largest output values, up to float rounding.
-
-    Raises:
-        UnboundableNetwork: a layer of another kind.
-
-    Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation", 2018, equation 6.
-    """
-    for layer in _layers(module):
-        lower, upper = _through(layer, lower, upper)
-    return lower, upper
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """Returns the layers in order, containers opened."""
-    if isinstance(module, Classifier):
-        return [module.normalise, *_layers(module.body)]
-    # A subclass may override what a sequence does; only the plain meaning is opened.
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return [layer for child in module for layer in _layers(child)]
-    return [module]
-
-
-def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, MONOTONE):
-        # Dropout is the identity at evaluation; calling it would ask for the training flag.
-        return (lower, upper) if isinstance(layer, nn.Dropout) else (layer(lower), layer(upper))
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        magnitudes = {"weight": layer.weight.abs()}
-        if layer.bias is not None:
-            magnitudes["bias"] = torch.zeros_like(layer.bias)
-        spread: Tensor = torch.func.functional_call(layer, magnitudes, (radius,))
-        centre = layer(centre)
-    elif isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
-        scale, shift = _batch_norm_line(layer)
-        centre, spread = centre * scale + shift, radius * scale.abs()
-    elif isinstance(layer, Normalise):
-        centre, spread = layer(centre), radius / layer.std.abs()
-    else:
-        kind = shorten(type(layer).__name__)
-        raise UnboundableNetwork(
-            f"expected layers that interval bounds know, got {kind}; "
-            f"use method ibp, which traces any network",
-            f"layer {kind}",
-        )
-    return centre - spread, centre + spread
-
-
-def _batch_norm_line(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Returns scale and shift, (C, 1, 1) each, of a batch norm that uses its running statistics."""
-    mean, variance = layer.running_mean, layer.running_var
-    assert mean is not None and variance is not None
-    scale = (variance + layer.eps).rsqrt()
-    shift = -mean * scale
-    if layer.affine:
-        scale, shift = scale * layer.weight, shift * layer.weight + layer.bias
-    return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-
-
-def _plain_margins(network: nn.Module, lower: Tensor, upper: Tensor, rows: Tensor) -> Tensor:
-    """Returns (N, K - 1) lower bounds of rows times logits, merged with a last linear layer."""
-    *hidden, last = _layers(network)
-    lower, upper = interval_bounds(nn.Sequential(*hidden), lower, upper)
-    bias: Tensor | float = 0.0
-    if isinstance(last, nn.Linear):
-        if last.bias is not None:
-            bias = rows @ last.bias
-        rows = rows @ last.weight
-    else:
-        lower, upper = interval_bounds(last, lower, upper)
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    spread = (rows.abs() @ radius.unsqueeze(-1)).squeeze(-1)
-    return (rows @ centre.unsqueeze(-1)).squeeze(-1) + bias - spread
 
 
 # --- margins --------------------------------------------------------------------------------------
@@ -256,7 +174,7 @@ class MarginBounds:
             lower, upper = torch.minimum(*corners), torch.maximum(*corners)
             rows = specification(labels, logits.shape[-1]).to(inputs.dtype)
         if self.method == "ibp-plain":
-            margins = _plain_margins(self._network, lower, upper, rows)
+            margins = _ibp(layers_of(self._network), (lower, upper), rows)
         else:
             margins = self._engine_margins((centre, lower, upper), rows)
         smallest = margins.detach().amin(dim=1).float()
@@ -352,25 +270,70 @@ def margin_bounds(
     return MarginBounds(model, method)(inputs, labels, threat)
 
 
-def specification(labels: Tensor, classes: int) -> Tensor:
-    """Returns (N, K - 1, K): one row e_y - e_j for each other class j, in increasing order of j.
+# --- training -------------------------------------------------------------------------------------
+
+
+def training_margins(
+    model: nn.Module, inputs: Tensor, labels: Tensor, epsilon: float, method: TrainingMethod
+) -> Tensor:
+    """Returns (N, K - 1) lower bounds of f_y - f_j, differentiable in the network's parameters.
+
+    The region is the Linf ball inside the box [0, 1]. Bounds are in float32 also under autocast.
+    Evaluation never uses them: they are not widened and know no rounding allowance.
 
     Args:
-        labels: (N,) true classes y.
-        classes: K, at least 2.
+        model: a `Classifier` with a sequential body, or an `nn.Sequential` that ends in a linear
+            layer, compiled or not; its layers may carry parametrizations. Batch norms act as in
+            evaluation; no mode is switched.
+        inputs: (N, C, H, W) in [0, 1].
+        labels: (N,) in [0, K).
+        epsilon: radius of the ball, in [0, 1] pixel units.
+        method: `ibp` (intervals), `crown-ibp` or `symbolic` (symbolic intervals).
+
+    Returns:
+        (N, K - 1), for each other class j in increasing order.
 
     Raises:
-        ContractError: fewer than two classes, or labels outside [0, K).
+        UnboundableNetwork: not sequential, or a layer without a bound.
+        ContractError: labels that do not fit.
+        UnknownName: no such method.
     """
-    if classes < 2 or bool(((labels < 0) | (labels >= classes)).any()):
-        raise ContractError(
-            f"expected labels in [0, {classes}) of at least 2 classes, "
-            f"got {int(labels.min())} to {int(labels.max())}; check the data set"
-        )
-    identity = torch.eye(classes, device=labels.device)
-    rows = identity[labels].unsqueeze(1) - identity
-    others = torch.arange(classes, device=labels.device) != labels.unsqueeze(1)
-    return rows[others].view(len(labels), classes - 1, classes)
+    margins = lookup("bound for training", method, _TRAINING)
+    # What torch.compile returns hides the layers.
+    network = getattr(model, "_orig_mod", model)
+    box = (inputs - epsilon).clamp(0, 1), (inputs + epsilon).clamp(0, 1)
+    # A parametrization may sort all weights of a layer; once a bound is enough.
+    with torch.autocast(inputs.device.type, enabled=False), parametrize.cached():
+        rows = specification(labels, _classes(network)).to(inputs.dtype)
+        return margins(layers_of(network), box, rows)
+
+
+def _classes(network: nn.Module) -> int:
+    """Returns the number of logits."""
+    if isinstance(network, Classifier):
+        return network.classes
+    last = layers_of(network)[-1]
+    if isinstance(last, nn.Linear):
+        return last.out_features
+    raise _unboundable("training", f"no linear layer at the end of {type(network).__name__}")
+
+
+def _ibp(layers: list[nn.Module], box: Box, rows: Tensor) -> Tensor:
+    return interval_margins(layers, interval_boxes(layers[:-1], *box), rows)
+
+
+def _crown_ibp(layers: list[nn.Module], box: Box, rows: Tensor) -> Tensor:
+    return crown_margins(layers, interval_boxes(layers[:-1], *box), rows)
+
+
+_TRAINING: dict[str, Callable[[list[nn.Module], Box, Tensor], Tensor]] = {
+    "ibp": _ibp,
+    "crown-ibp": _crown_ibp,
+    "symbolic": symbolic_margins,
+}
+
+
+# --- rounding and size ----------------------------------------------------------------------------
 
 
 class _LastLinear(torch.overrides.TorchFunctionMode):

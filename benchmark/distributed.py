@@ -75,7 +75,8 @@ def environment(device: torch.device) -> Mapping[str, str]:
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
 _ENGINE = (
     "architectures attacks.py bounds.py datasets distributed.py evaluations evidence.py "
-    "manifest.py objectives pipeline/shards.py pruning.py threat.py training.py weights.py"
+    "manifest.py objectives pipeline/shards.py pruning.py relaxations.py threat.py training.py "
+    "weights.py"
 ).split()
 
 

@@ -206,10 +206,18 @@ def test_moment_progress():
 
 
 def test_the_table_builds_every_objective_for_a_threat_model():
-    assert set(OBJECTIVES) == {"benign", "adversarial", "trades"}
+    assert set(OBJECTIVES) == {
+        "benign",
+        "adversarial",
+        "trades",
+        "smoothing",
+        "mixtrain",
+        "crown-ibp",
+    }
     built = {name: make(ThreatModel("Linf", Fraction(8, 255))) for name, make in OBJECTIVES.items()}
     assert built["adversarial"].threat.epsilon == Fraction(8, 255)
     assert built["trades"].attack_steps == 10
+    assert built["crown-ibp"].threat == built["mixtrain"].threat == built["trades"].threat
     digests = {digest_of(objective) for objective in built.values()}
     assert len(digests) == len(built)
     assert digest_of(Trades(LINF)) != digest_of(Trades(LINF, beta=1.0))
