@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from benchmark.evaluations import AutoAttack, Clean, Flag, Pgd, Sanity, Transfer
+from benchmark.evaluations import AutoAttack, Clean, Fgsm, Flag, Iterated, Pgd, Sanity, Transfer
 from benchmark.outcomes import (
     Array,
     Attempt,
@@ -21,6 +21,7 @@ from benchmark.outcomes import (
     attempts,
     certified,
     clean_correct,
+    main_pgd,
     survived,
 )
 from benchmark.protocols import Protocol
@@ -53,7 +54,9 @@ def all_flags(raised: Iterable[Flag], outcomes: Outcomes, protocol: Protocol) ->
         protocol: they are evaluated under.
     """
     found = {flag.name: flag for flag in raised}
-    found |= {flag.name: flag for flag in flags_of(outcomes, protocol)}
+    # Two curves may raise one flag; what counts is the larger rate.
+    decided = sorted(flags_of(outcomes, protocol), key=lambda flag: flag.rate)
+    found |= {flag.name: flag for flag in decided}
     return tuple(found[name] for name in sorted(found))
 
 
@@ -72,14 +75,14 @@ def flags_of(outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:
             flags += _flat(outcomes, name, protocol)
         elif isinstance(settings, AutoAttack):
             flags += _square(outcomes, name, settings)
-        elif isinstance(settings, Pgd) and not settings.epsilons:
-            flags += _convergence(outcomes, name, settings, protocol)
-        elif isinstance(settings, Pgd):
+        elif isinstance(settings, Iterated) and settings.epsilons:
             flags += _rise(outcomes, name, settings)
         elif isinstance(settings, Sanity):
             flags += _saturated(outcomes, name, protocol)
             flags += _unbounded(outcomes, name, protocol)
             flags += _planted(outcomes, name, protocol)
+    if pgd := main_pgd(protocol):
+        flags += _convergence(outcomes, *pgd, protocol)
     return tuple(flags + _disagreement(outcomes, protocol) + _beaten(outcomes, protocol))
 
 
@@ -96,7 +99,7 @@ def undecided(outcomes: Outcomes, protocol: Protocol) -> Bools:
 def white_box(outcomes: Outcomes, protocol: Protocol) -> tuple[Bools, Bools]:
     """Returns (N,) whether iterated gradient attacks on the network itself tried, and broke, each.
 
-    These are PGD at the protocol's epsilon and below, and AutoAttack without Square.
+    These are PGD and CW at the protocol's epsilon and below, and AutoAttack without Square.
     """
     tried = np.zeros(len(outcomes), dtype=np.bool_)
     broke = tried.copy()
@@ -105,7 +108,7 @@ def white_box(outcomes: Outcomes, protocol: Protocol) -> tuple[Bools, Bools]:
         settings = kinds[attempt.evaluation]
         follows = isinstance(settings, AutoAttack) and attempt.attack.startswith(GRADIENT_ATTACKS)
         inside = attempt.epsilon <= protocol.threat.epsilon
-        if follows or (isinstance(settings, Pgd) and inside):
+        if follows or (isinstance(settings, Iterated) and inside):
             tried, broke = tried | attempt.tried, broke | attempt.broken
     return tried, broke
 
@@ -162,7 +165,7 @@ def _planted(outcomes: Outcomes, name: str, protocol: Protocol) -> list[Flag]:
     return _raised("planted-missed", Fraction(missed, tested) * _share(doubtful), text)
 
 
-def _rise(outcomes: Outcomes, name: str, settings: Pgd) -> list[Flag]:
+def _rise(outcomes: Outcomes, name: str, settings: Iterated) -> list[Flag]:
     """Looks at a curve for an accuracy that is higher at a larger epsilon.
 
     Each point stands by itself here: an input found at a smaller epsilon is not carried over. The
@@ -216,11 +219,11 @@ def _disagreement(outcomes: Outcomes, protocol: Protocol) -> list[Flag]:
     """Compares PGD and AutoAttack example by example; what is proven survived both."""
     columns = outcomes.columns
     attack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), None)
-    pgd = next((n for n, s in protocol.evaluations if isinstance(s, Pgd) and not s.epsilons), None)
+    pgd = main_pgd(protocol)
     if attack is None or pgd is None:
         return []
     left_by_attack = survived(columns[f"{attack}.broken_by"])
-    left_by_pgd = survived(columns[f"{pgd}.broken_step@{protocol.threat.epsilon}"])
+    left_by_pgd = survived(columns[f"{pgd[0]}.broken_step@{protocol.threat.epsilon}"])
     flags = []
     stronger = _share(left_by_attack & ~left_by_pgd & clean_correct(outcomes))
     if stronger > PGD_STRONGER:
@@ -239,7 +242,7 @@ def _beaten(outcomes: Outcomes, protocol: Protocol) -> list[Flag]:
     withstood = tried & ~broke
     by_weak = {attempt.attack: attempt.broken & withstood for attempt in _weak(outcomes, protocol)}
     nothing = np.zeros(len(outcomes), dtype=np.bool_)
-    one_step = by_weak.get("single-step", nothing)
+    one_step = by_weak.get("single-step", nothing) | by_weak.get("fgsm", nothing)
     return [
         *_raised(
             "noise-beats-gradients",
@@ -261,10 +264,10 @@ def _beaten(outcomes: Outcomes, protocol: Protocol) -> list[Flag]:
 
 
 def _weak(outcomes: Outcomes, protocol: Protocol) -> Iterator[Attempt]:
-    """Yields what noise, single steps and transfer did."""
+    """Yields what noise, single steps (FGSM is one) and transfer did."""
     kinds = dict(protocol.evaluations)
     for attempt in attempts(outcomes, protocol):
-        if isinstance(kinds[attempt.evaluation], Sanity | Transfer):
+        if isinstance(kinds[attempt.evaluation], Fgsm | Sanity | Transfer):
             yield attempt
 
 

@@ -24,10 +24,15 @@ from benchmark.evaluations import (
     AutoAttack,
     Bounds,
     Clean,
+    Fgsm,
+    Iterated,
+    Ordered,
     Pgd,
     Sanity,
     Smoothing,
+    Sparing,
     Transfer,
+    epsilons_of,
 )
 from benchmark.evaluations.base import MISCLASSIFIED, NOT_RUN, PROVEN, SURVIVED
 from benchmark.protocols import Protocol
@@ -211,7 +216,12 @@ def check_columns(outcomes: Outcomes, protocol: Protocol) -> None:
 
 
 # The smallest code of each kind of attack: sanity and transfer spare nobody.
-_LOWEST: dict[type, int] = {AutoAttack: PROVEN, Sanity: MISCLASSIFIED, Transfer: NOT_RUN}
+_LOWEST: dict[type, int] = {
+    AutoAttack: PROVEN,
+    Fgsm: PROVEN,
+    Sanity: MISCLASSIFIED,
+    Transfer: NOT_RUN,
+}
 
 
 def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
@@ -222,10 +232,10 @@ def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
         if isinstance(settings, Clean):
             yield f"{name}.prediction", "i", 0, math.inf
             yield f"{name}.zero_gradient", "b", 0, 1
-        elif isinstance(settings, AutoAttack | Sanity | Transfer):
+        elif isinstance(settings, Ordered):
             yield f"{name}.broken_by", "i", _LOWEST[type(settings)], len(settings.attacks) - 1
-        elif isinstance(settings, Pgd):
-            for epsilon in settings.epsilons or (protocol.threat.epsilon,):
+        elif isinstance(settings, Iterated):
+            for epsilon in epsilons_of(settings, protocol.threat):
                 yield f"{name}.broken_step@{epsilon}", "i", PROVEN, settings.steps.count
         elif isinstance(settings, Bounds):
             for epsilon in settings.epsilons:
@@ -268,11 +278,11 @@ class Attempt(NamedTuple):
 def attempts(outcomes: Outcomes, protocol: Protocol) -> Iterator[Attempt]:
     """Yields what each attack did at each epsilon it ran at, in the protocol's order."""
     for name, settings in protocol.evaluations:
-        if isinstance(settings, Pgd):
-            for epsilon in settings.epsilons or (protocol.threat.epsilon,):
+        if isinstance(settings, Iterated):
+            for epsilon in epsilons_of(settings, protocol.threat):
                 column = outcomes.columns[f"{name}.broken_step@{epsilon}"]
                 yield Attempt(name, name, epsilon, column >= SURVIVED, column >= 0)
-        elif isinstance(settings, AutoAttack | Sanity | Transfer):
+        elif isinstance(settings, Ordered):
             column = outcomes.columns[f"{name}.broken_by"]
             tried = column >= SURVIVED
             for index, attack in enumerate(settings.attacks):
@@ -377,10 +387,10 @@ def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
 def _certified_first(protocol: Protocol) -> Iterator[tuple[str, Fraction]]:
     """Yields (column, epsilon) of every attack that spares what is proven, if the protocol does."""
     for name, settings in protocol.evaluations:
-        if isinstance(settings, AutoAttack):
+        if isinstance(settings, Sparing) and isinstance(settings, Ordered):
             yield f"{name}.broken_by", protocol.threat.epsilon
-        elif isinstance(settings, Pgd):
-            for epsilon in settings.epsilons or (protocol.threat.epsilon,):
+        elif isinstance(settings, Iterated):
+            for epsilon in epsilons_of(settings, protocol.threat):
                 yield f"{name}.broken_step@{epsilon}", epsilon
 
 
@@ -410,12 +420,15 @@ class Metrics:
     Attributes:
         examples: number of examples.
         clean: correct on unmodified inputs.
-        pgd: still correct under the PGD evaluation.
+        pgd: still correct under the PGD evaluation, the longest where there are several: the ERA
+            (empirical robust accuracy) of the papers.
         autoattack: still correct under AutoAttack.
         robust: still correct under every attack of the protocol: an upper bound on the truth.
-        certified: correct and proven at the protocol's epsilon: a lower bound on the truth.
+        certified: correct and proven at the protocol's epsilon: a lower bound on the truth, the VRA
+            (verified robust accuracy) of the papers.
         smoothed: of the smoothed network (another network): correct at the protocol's L2 radius.
         smoothed_examples: examples that the smoothed accuracy is over.
+        by_evaluation: for each that attacks at the protocol's epsilon: still correct under it.
     """
 
     examples: int
@@ -426,6 +439,7 @@ class Metrics:
     certified: float
     smoothed: float
     smoothed_examples: int
+    by_evaluation: Mapping[str, float]
 
 
 def metrics(outcomes: Outcomes, protocol: Protocol) -> Metrics:
@@ -433,27 +447,51 @@ def metrics(outcomes: Outcomes, protocol: Protocol) -> Metrics:
     epsilon = protocol.threat.epsilon
     proven = certified(outcomes, protocol).get(epsilon)
     smoothed, count = _smoothed(outcomes, protocol)
+    alone = {name: float(left.mean()) for name, left in survivors(outcomes, protocol).items()}
+    pgd = main_pgd(protocol)
+    autoattack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), "")
     return Metrics(
         examples=len(outcomes),
         clean=float(clean_correct(outcomes).mean()),
-        pgd=_survival(outcomes, protocol, Pgd),
-        autoattack=_survival(outcomes, protocol, AutoAttack),
+        pgd=alone[pgd[0]] if pgd else float("nan"),
+        autoattack=alone.get(autoattack, float("nan")),
         robust=float(attacked(outcomes, protocol, epsilon).mean()),
         certified=float("nan") if proven is None else float(proven.mean()),
         smoothed=smoothed,
         smoothed_examples=count,
+        by_evaluation=alone,
     )
 
 
-def _survival(outcomes: Outcomes, protocol: Protocol, kind: type[Pgd] | type[AutoAttack]) -> float:
-    """Returns the share that survived the evaluation of a kind at the protocol's epsilon."""
-    for name, settings in protocol.evaluations:
-        if isinstance(settings, AutoAttack) and kind is AutoAttack:
-            return float(survived(outcomes.columns[f"{name}.broken_by"]).mean())
-        if isinstance(settings, Pgd) and kind is Pgd and not settings.epsilons:
-            column = outcomes.columns[f"{name}.broken_step@{protocol.threat.epsilon}"]
-            return float(survived(column).mean())
-    return float("nan")
+def main_pgd(protocol: Protocol) -> tuple[str, Pgd] | None:
+    """Returns a protocol's PGD, by name: at its own epsilon that of most steps, then restarts.
+
+    The PGD of a curve, at epsilons of the curve's, is none. None where there is no such evaluation.
+    """
+    found = [
+        (name, settings)
+        for name, settings in protocol.evaluations
+        if isinstance(settings, Pgd) and not settings.epsilons
+    ]
+    return max(found, key=lambda one: (one[1].steps.count, one[1].restarts), default=None)
+
+
+def survivors(outcomes: Outcomes, protocol: Protocol) -> dict[str, Bools]:
+    """Returns, by evaluation that attacks at the protocol's epsilon, (N,) correct and not broken.
+
+    Each evaluation stands by itself. One that was not run, for want of a dense parent, is left out.
+    """
+    found: dict[str, Bools] = {}
+    for attempt in attempts(outcomes, protocol):
+        if attempt.epsilon == protocol.threat.epsilon and not _not_run(outcomes, attempt):
+            left = found.get(attempt.evaluation, clean_correct(outcomes))
+            found[attempt.evaluation] = left & ~attempt.broken
+    return found
+
+
+def _not_run(outcomes: Outcomes, attempt: Attempt) -> bool:
+    column = outcomes.columns.get(f"{attempt.evaluation}.broken_by")
+    return column is not None and bool((column == NOT_RUN).any())
 
 
 def _smoothed(outcomes: Outcomes, protocol: Protocol) -> tuple[float, int]:

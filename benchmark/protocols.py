@@ -4,7 +4,7 @@ A protocol's digest covers every field below, so a changed setting makes another
 with different digests never rank together. A change that moves numbers also raises the version.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -15,7 +15,9 @@ from benchmark.errors import ContractError, lookup
 from benchmark.evaluations import (
     AutoAttack,
     Bounds,
+    CarliniWagner,
     Clean,
+    Fgsm,
     Pgd,
     Sanity,
     Settings,
@@ -67,7 +69,7 @@ class Protocol:
     """Data set, examples, threat model and every evaluation with all its settings.
 
     Attributes:
-        id: name, `<data set>-<norm>`.
+        id: name, `<data set>-<norm>`, with what sets it apart from the main one behind.
         version: raised by every change that moves a published number.
         dataset: data set id; examples come from its fixed list.
         threat: norm and main epsilon.
@@ -184,7 +186,7 @@ def _images(protocol: str, dataset: str) -> Protocol:
     )
 
 
-PROTOCOLS: dict[str, Protocol] = {
+_MAIN: dict[str, Protocol] = {
     "digits-linf": Protocol(
         id="digits-linf",
         version=2,
@@ -236,6 +238,34 @@ PROTOCOLS: dict[str, Protocol] = {
         smoothed_radius=Fraction(1, 2),
     ),
 }
+
+
+def _five(name: str) -> tuple[str, Protocol]:
+    """Returns a main protocol with PwoA's five attacks in place of its own, and its id.
+
+    Steps of epsilon/4 are 2/255 of 8/255, as in the code of PwoA.
+    """
+    main, step = _MAIN[name], Fraction(1, 4)
+    evaluations: tuple[tuple[str, Settings], ...] = (
+        ("clean", Clean()),
+        ("bounds", dict(main.evaluations)["bounds"]),
+        ("fgsm", Fgsm()),
+        ("pgd-10", Pgd(Steps(10, step), restarts=1)),
+        ("pgd-20", Pgd(Steps(20, step), restarts=1)),
+        ("cw", CarliniWagner(Steps(30, step), restarts=1)),
+        ("autoattack", AutoAttack()),
+    )
+    made = replace(main, id=f"{name}-five", version=1, evaluations=evaluations)
+    return made.id, made
+
+
+# Evaluated where they are asked for by name, and not by default.
+FIVE_ATTACKS = dict(
+    _five(name) for name in ("digits-linf", "mnist-linf", "cifar10-linf", "cifar100-linf")
+)
+
+# The main protocols come first: training defends against the first of its data set.
+PROTOCOLS = _MAIN | FIVE_ATTACKS
 
 
 def protocol(name: str) -> Protocol:

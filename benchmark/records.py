@@ -43,6 +43,7 @@ from benchmark.manifest import (
 from benchmark.migrations import migrate, parse, version_of
 from benchmark.outcomes import Bools, Outcomes
 from benchmark.protocols import PROTOCOLS, TIERS, Protocol
+from benchmark.statistics import Estimate, area_under_curve
 
 LARGEST_RECORD = 16 << 20
 
@@ -481,6 +482,7 @@ def _line(row: Row, tier: str) -> dict[str, Any]:
         **_identity(row, tier, len(outcomes)),
         **_accuracies(outcomes, row.protocol),
         "best_known_accuracy": float(by_example["best_known"].mean()),
+        **_aer(outcomes, row),
         "challenges": _challenges(outcomes, row),
         **_size(row.record.size),
         **_cost(row.record),
@@ -566,13 +568,44 @@ def _accuracies(outcomes: Outcomes, protocol: Protocol) -> dict[str, Any]:
         "clean_accuracy": found.clean,
         "pgd_accuracy": found.pgd,
         "autoattack_accuracy": found.autoattack,
+        "attack_accuracies": dict(found.by_evaluation),
         "robust_accuracy": found.robust,
         "certified_accuracy": found.certified,
         "smoothed_accuracy": found.smoothed,
         "smoothed_radius": float(protocol.smoothed_radius),
         "smoothed_sigma": float("nan") if smoothing is None else smoothing.sigma,
         "smoothed_examples": found.smoothed_examples,
+        # The names that papers give to three of these.
+        "era": found.pgd,
+        "vra_bounds": found.certified,
+        "vra_smoothing": found.smoothed,
     }
+
+
+def _aer(outcomes: Outcomes, row: Row) -> dict[str, Any]:
+    """Returns the robustness in AER: the mean accuracy from epsilon 0 to the largest attacked.
+
+    An attack at a single epsilon makes no curve. Epsilons count as shares of the largest, which
+    leaves the mean as it is.
+    """
+    epsilons = sorted({e for _, e, _ in measured.broken(outcomes, row.protocol)})
+    area, largest = Estimate(*[float("nan")] * 3), ""
+    if len(epsilons) > 1:
+        points = [measured.clean_correct(outcomes), *(_left_at(e, outcomes, row) for e in epsilons)]
+        shares = [0.0, *(float(epsilon / epsilons[-1]) for epsilon in epsilons)]
+        area, largest = area_under_curve(shares, np.stack(points)), str(epsilons[-1])
+    return {
+        "aer_robustness": area.value,
+        "aer_low": area.low,
+        "aer_high": area.high,
+        "aer_epsilon": largest,
+    }
+
+
+def _left_at(epsilon: Fraction, outcomes: Outcomes, row: Row) -> Bools:
+    """Returns (N,) who survived every attack and every challenge at up to an epsilon."""
+    inside = [one for one in row.challenges if Fraction(one.epsilon) <= epsilon]
+    return measured.attacked(outcomes, row.protocol, epsilon) & ~challenged(outcomes, inside)
 
 
 def _size(size: Size) -> dict[str, Any]:

@@ -15,7 +15,16 @@ from torch.nn import functional
 from benchmark.attacks import Steps
 from benchmark.bounds import MarginBounds, rounding_allowance
 from benchmark.datasets import load
-from benchmark.evaluations import AutoAttack, Bounds, Examples, Pgd, run_evaluation
+from benchmark.evaluations import (
+    AutoAttack,
+    Bounds,
+    CarliniWagner,
+    Examples,
+    Fgsm,
+    Pgd,
+    Sparing,
+    run_evaluation,
+)
 from benchmark.manifest import load_model, read_manifest
 from benchmark.outcomes import attacked, certified
 from benchmark.pipeline import evaluate_model
@@ -96,10 +105,15 @@ def test_plain_autoattack_breaks_none_of_the_skipped() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [Pgd(Steps(20, Fraction(1, 4)), 1), AutoAttack(iterations=10, queries=100, targets=3)],
-    ids=["pgd", "autoattack"],
+    [
+        Pgd(Steps(20, Fraction(1, 4)), 1),
+        AutoAttack(iterations=10, queries=100, targets=3),
+        CarliniWagner(Steps(20, Fraction(1, 4)), 1),
+        Fgsm(),
+    ],
+    ids=["pgd", "autoattack", "cw", "fgsm"],
 )
-def test_attacks_spare_exactly_what_is_proven(settings: Pgd | AutoAttack) -> None:
+def test_attacks_spare_exactly_what_is_proven(settings: Sparing) -> None:
     model, examples = certified_trained(), digits(60)
     proven = proven_of(model, examples)
     correct = model(examples.inputs).argmax(dim=1) == examples.labels
@@ -122,7 +136,8 @@ def test_attacks_spare_exactly_what_is_proven(settings: Pgd | AutoAttack) -> Non
     assert torch.equal(spared == -2, ~correct)
     assert not bool((everything == -3).any())
     assert bool((everything[proven] == -1).all())
-    assert passes[1] < passes[0] / 2
+    # A single step costs less than the passes that say who is right and who was fooled.
+    assert passes[1] < passes[0] / (1 if isinstance(settings, Fgsm) else 2)
 
 
 def test_a_proof_at_a_larger_epsilon_spares_the_smaller_only() -> None:

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from benchmark.attacks import Steps, pgd
-from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Result
-from benchmark.evaluations.confirm import fooled, predictions
+from benchmark.attacks import Steps, cross_entropy
+from benchmark.evaluations.base import Examples, Result
+from benchmark.evaluations.iterated import Search
 from benchmark.threat import ThreatModel
 
 
@@ -43,31 +42,5 @@ class Pgd:
         generator: torch.Generator,
     ) -> Result:
         """Attacks the examples of a shard that are correct and not proven, at each epsilon."""
-        columns: dict[str, np.ndarray] = {}
-        adversarial: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        correct = predictions(model, examples.inputs) == examples.labels
-        for epsilon in self.epsilons or (threat.epsilon,):
-            ball = threat.with_epsilon(epsilon)
-            proven = correct & examples.proven_at(epsilon)
-            chosen = (correct & ~proven).nonzero().flatten()
-            trace = pgd(
-                model,
-                examples.inputs[chosen],
-                examples.labels[chosen],
-                threat=ball,
-                steps=self.steps,
-                restarts=self.restarts,
-                generator=generator,
-            )
-            # The attack judged in batches of survivors; what counts is the shard as a whole.
-            broken = fooled(model, examples, chosen, trace.adversarial, ball)
-            broken &= trace.broken_step >= 0
-            column = np.where(proven.cpu().numpy(), PROVEN, MISCLASSIFIED).astype(np.int16)
-            steps = torch.where(broken, trace.broken_step, SURVIVED)
-            column[chosen.cpu().numpy()] = steps.cpu().numpy()
-            columns[f"broken_step@{epsilon}"] = column
-            adversarial[f"pgd@{epsilon}"] = (
-                chosen[broken].cpu().numpy(),
-                trace.adversarial[broken].cpu().numpy(),
-            )
-        return Result(columns=columns, adversarial=adversarial, flags=())
+        search = Search(self.kind, cross_entropy, self.steps, self.restarts, self.epsilons)
+        return search.run(model, examples, threat, generator)

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from scipy.stats import fisher_exact
 from torch import Tensor, nn
-from torch.nn import functional
 
-from benchmark.attacks import LogitLoss, Steps, ascend, pgd
+from benchmark.attacks import Steps, ascend, cross_entropy, pgd
 from benchmark.errors import ContractError
 from benchmark.evaluations import probes
 from benchmark.evaluations.base import MISCLASSIFIED, SURVIVED, Examples, Flag, Result
@@ -343,11 +342,6 @@ def single_step(model: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat
         threat=threat,
         steps=Steps(1, Fraction(1)),
     )
-
-
-def cross_entropy(labels: Tensor) -> LogitLoss:
-    """Returns the loss that attacks raise, summed so that examples do not dilute each other."""
-    return lambda logits: functional.cross_entropy(logits, labels, reduction="sum")
 
 
 def vanishing(model: nn.Module, examples: Examples) -> Tensor:

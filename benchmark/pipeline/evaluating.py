@@ -14,7 +14,7 @@ from benchmark.datasets import status
 from benchmark.digests import sha256_of_bytes, sha256_of_file
 from benchmark.distributed import choose_device, choose_workers, environment, map_jobs
 from benchmark.errors import BenchmarkError, ContractError, RecordError
-from benchmark.evaluations import AutoAttack, Flag, Pgd, Settings
+from benchmark.evaluations import Flag, Iterated, Settings, Sparing
 from benchmark.evaluations.base import PROVEN, SURVIVED
 from benchmark.evidence import encode
 from benchmark.files import write_atomically
@@ -305,14 +305,14 @@ def savings(settings: Settings, cost: Cost, examples: int) -> int:
         cost: its passes, and how many examples it attacked and spared.
         examples: of the record.
     """
-    if not isinstance(settings, AutoAttack | Pgd) or not cost.attacked:
+    if not isinstance(settings, Sparing) or not cost.attacked:
         return 0
-    searches = len(settings.attacks) if isinstance(settings, AutoAttack) else _balls(settings)
+    searches = _balls(settings) if isinstance(settings, Iterated) else len(settings.attacks)
     spent = max(0, cost.forwards - (1 + searches) * examples)
     return spent * cost.proven // cost.attacked
 
 
-def _balls(settings: Pgd) -> int:
+def _balls(settings: Iterated) -> int:
     return max(1, len(settings.epsilons))
 
 

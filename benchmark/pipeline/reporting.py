@@ -10,22 +10,40 @@ from benchmark import leaderboard, records
 from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
 from benchmark.errors import RecordError
-from benchmark.evaluations import Settings
+from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
+from benchmark.outcomes import main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
-from benchmark.protocols import PROTOCOLS, Protocol
-from benchmark.report import ProtocolPage, flag_words, render
+from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS, Protocol
+from benchmark.report import AttackColumn, ProtocolPage, flag_words, render
 
 # What each evaluation does, in the words of the pages.
 _WORDS = {
     "clean": "Clean: predictions on unmodified inputs",
     "bounds": "Bounds: proven lower bounds of the margin, the best of",
+    "fgsm": "FGSM (Goodfellow et al. 2015): one step of full epsilon",
     "pgd": "PGD on cross-entropy",
+    "cw": "CW: PGD on the margin of Carlini & Wagner (2017), kappa 0",
     "autoattack": "AutoAttack, version standard",
     "sanity": "Sanity checks: noise, a single step, the whole box, a planted input",
     "transfer": "Transfer from the dense parent: PGD against it",
     "smoothing": "Randomized smoothing (Cohen et al. 2019)",
 }
+
+# What the accuracy under an attacking evaluation counts, by kind.
+_MEANINGS = {
+    "fgsm": "correct under one step of full epsilon along the gradient",
+    "pgd": "correct under projected gradient descent",
+    "cw": "correct under projected gradient descent on the margin",
+    "autoattack": "correct under AutoAttack",
+}
+
+# What sets the boards with PwoA's attacks apart.
+_FIVE = (
+    "\n\nThe attacks are the five of PwoA (Jian et al. 2022): FGSM, PGD-10, PGD-20, CW and "
+    "AutoAttack. The main board of these data asks more: it measures a whole curve over epsilon, "
+    "and checks whether the attacks can be trusted."
+)
 
 
 def results(project: Project) -> pd.DataFrame:
@@ -56,18 +74,19 @@ def report(project: Project) -> list[Path]:
 
 def page(protocol: Protocol) -> ProtocolPage:
     """Returns what the pages say about a protocol."""
-    data = DATASETS[protocol.dataset]
+    data, five = DATASETS[protocol.dataset], protocol.id in FIVE_ATTACKS
     settings = [(name, _in_words(s)) for name, s in protocol.evaluations]
+    if any(isinstance(s, Smoothing) for _, s in protocol.evaluations):
+        settings.append(("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"))
     settings += [
         ("shard", f"{protocol.shard_size} examples, the batch of AutoAttack's random draws"),
         ("seed", str(protocol.seed)),
-        ("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"),
         ("certify first", _certify_first(protocol)),
         *((f"no rank: {limit}", names) for limit, names in _unranking(protocol)),
     ]
     return ProtocolPage(
         id=protocol.id,
-        title=f"{data.title}, {protocol.threat}",
+        title=f"{data.title}, {protocol.threat}{', five attacks' if five else ''}",
         threat=str(protocol.threat),
         version=protocol.version,
         digest=protocol.digest,
@@ -76,10 +95,27 @@ def page(protocol: Protocol) -> ProtocolPage:
             f"An adversary may change each input within {protocol.threat}, inside the box [0, 1]. "
             "Examples come from one fixed, class-balanced list of the test split; smaller tiers "
             "are its prefixes."
+            f"{_FIVE if five else ''}"
         ),
         settings=settings,
         tiers=dict(protocol.tiers),
+        attacks=attack_columns(protocol),
     )
+
+
+def attack_columns(protocol: Protocol) -> tuple[AttackColumn, ...]:
+    """Returns the evaluations that search for adversarial inputs at the protocol's epsilon."""
+    main, found = main_pgd(protocol), []
+    for name, settings in protocol.evaluations:
+        elsewhere = isinstance(settings, Iterated) and settings.epsilons
+        if isinstance(settings, Sparing) and not elsewhere:
+            label = "AutoAttack" if isinstance(settings, AutoAttack) else name.upper()
+            era = main is not None and name == main[0]
+            meaning = _MEANINGS[settings.kind]
+            if isinstance(settings, Iterated):
+                meaning = f"{meaning}, {settings.steps.count} steps"
+            found.append(AttackColumn(name, label, meaning, era))
+    return tuple(found)
 
 
 def _certify_first(protocol: Protocol) -> str:

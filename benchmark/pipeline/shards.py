@@ -20,13 +20,12 @@ from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.distributed import choose_device, engine_digest, environment, steady, timed
 from benchmark.errors import BenchmarkError, DataUnavailable, RecordError
 from benchmark.evaluations import (
-    AutoAttack,
     Bounds,
     Examples,
     Flag,
-    Pgd,
     Sanity,
     Settings,
+    Sparing,
     Transfer,
     run_evaluation,
 )
@@ -244,7 +243,7 @@ def compares_with_training(settings: Settings, start: int) -> bool:
 
 def certifies_first(chosen: Protocol, settings: Settings) -> bool:
     """Returns whether an evaluation spares what is proven."""
-    return chosen.certify_first and isinstance(settings, AutoAttack | Pgd)
+    return chosen.certify_first and isinstance(settings, Sparing)
 
 
 def proofs_in(results: Iterable[tuple[Settings, ShardResult]]) -> Proofs:

@@ -63,7 +63,8 @@ def _add_file(
 def _empty(evaluation: str, attack: str, row: Row, shape: tuple[int, ...]) -> dict[str, Any]:
     none = np.empty((0, *shape), dtype=np.float32)
     return {
-        "attack": attack.partition("@")[0],
+        # What names its epsilon is all that its evaluation tries, and goes by its name.
+        "attack": evaluation if "@" in attack else attack,
         "evaluation": evaluation,
         "epsilon": str(row.protocol.threat.epsilon),
         "total": 0,

@@ -29,8 +29,8 @@ from benchmark.evaluations import (
     Bounds,
     Clean,
     Examples,
+    Iterated,
     Measured,
-    Pgd,
     Sanity,
     Smoothing,
     Transfer,
@@ -486,9 +486,10 @@ def _fits(
 
 def _epsilon_of(attack: str, attempt: Attempt, chosen: Protocol) -> Fraction | None:
     """Returns the epsilon of evidence that speaks for an attempt; None if it is another's."""
-    if isinstance(dict(chosen.evaluations)[attempt.evaluation], Pgd):  # it names its epsilons
+    settings = dict(chosen.evaluations)[attempt.evaluation]
+    if isinstance(settings, Iterated):  # it names its epsilons
         epsilon = threat_of(attack, chosen.threat).epsilon
-        return epsilon if attack == f"pgd@{epsilon}" else None
+        return epsilon if attack == f"{settings.kind}@{epsilon}" else None
     return attempt.epsilon if attack == attempt.attack else None
 
 

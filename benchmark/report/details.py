@@ -8,10 +8,12 @@ from typing import Any
 from benchmark.leaderboard import has_result
 from benchmark.report.curves import SecurityCurve, security_curve
 from benchmark.report.evidence import Evidence, address, evidence
+from benchmark.report.papers import triple_in_words
 from benchmark.report.remarks import notes, rank_range, seeds_in_words
 from benchmark.report.shares import (
     Row,
     Share,
+    attack_share,
     attacked_curve,
     counted,
     exact,
@@ -46,9 +48,13 @@ from benchmark.report.wording import (
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An accuracy with both intervals: `share` brings Wilson's, `exact` is Clopper-Pearson's."""
+    """An accuracy with both intervals: `share` brings Wilson's, `exact` is Clopper-Pearson's.
+
+    `paper` is what papers call it; empty where they have no name of their own.
+    """
 
     label: str
+    paper: str
     share: Share
     exact: str
     meaning: str
@@ -188,7 +194,7 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
             (text(r["tier"]), count(r.get("examples")), board_row(r, page)) for r in ordered
         ),
         robust=share(row, "robust_accuracy"),
-        accuracies=_accuracies(row),
+        accuracies=_accuracies(page, row),
         evidence=evidence(row),
         notes=notes(row, page.digest),
         facts=_facts(row),
@@ -230,22 +236,29 @@ def _summary(row: Row) -> tuple[Fact, ...]:
     return tuple(fact for fact in facts if fact.value)
 
 
-def _accuracies(row: Row) -> tuple[Accuracy, ...]:
+def _accuracies(page: ProtocolPage, row: Row) -> tuple[Accuracy, ...]:
     """Returns every accuracy of the network, best known accuracy where a challenge lowered it."""
-    named = [
-        ("clean", share(row, "clean_accuracy"), "correct on unmodified inputs"),
-        ("PGD", share(row, "pgd_accuracy"), "correct under projected gradient descent"),
-        ("AutoAttack", share(row, "autoattack_accuracy"), "correct under AutoAttack"),
-        ("robust", share(row, "robust_accuracy"), "correct under every attack of the protocol"),
+    named = [("clean", "", share(row, "clean_accuracy"), "correct on unmodified inputs")]
+    named += [
+        (
+            attack.label,
+            "ERA" if attack.era else "",
+            attack_share(row, attack.evaluation),
+            attack.meaning,
+        )
+        for attack in page.attacks
     ]
+    meaning = "correct under every attack of the protocol"
+    named.append(("robust", "", share(row, "robust_accuracy"), meaning))
     ends = interval(row)
     if ends.lowered:
-        meaning = "correct under every attack of the protocol and every verified challenge"
-        named.append(("best known", ends.attacked, meaning))
-    named.append(("certified", ends.certified, "correct and proven at the protocol's epsilon"))
+        meaning = f"{meaning} and every verified challenge"
+        named.append(("best known", "", ends.attacked, meaning))
+    meaning = "correct and proven at the protocol's epsilon"
+    named.append(("certified", "VRA by bounds", ends.certified, meaning))
     return tuple(
-        Accuracy(label, value, exact(value.value, _examples(row)), meaning)
-        for label, value, meaning in named
+        Accuracy(label, paper, value, exact(value.value, _examples(row)), meaning)
+        for label, paper, value, meaning in named
     )
 
 
@@ -260,6 +273,7 @@ def _standing(row: Row) -> tuple[Fact, ...]:
             note=f"over {lead.over}" if lead.over else "",
         ),
         Fact("training seeds", seeds_in_words(row)),
+        Fact("accuracy, efficiency, robustness (AER)", triple_in_words(row)),
     )
     return tuple(fact for fact in facts if fact.value)
 
@@ -273,7 +287,9 @@ def _smoothed(row: Row) -> tuple[Fact, ...]:
     note = f"95 % interval {counted_share.interval} % (Wilson), {ends} % (exact)" if ends else ""
     return (
         Fact(
-            "certified accuracy of the smoothed classifier", f"{counted_share.printed} %", note=note
+            "certified accuracy of the smoothed classifier (VRA by smoothing)",
+            f"{counted_share.printed} %",
+            note=note,
         ),
         Fact("L2 radius", _plain(row.get("smoothed_radius"))),
         Fact("sigma", _plain(row.get("smoothed_sigma"))),

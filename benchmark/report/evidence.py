@@ -212,7 +212,7 @@ def _strip(entry: Mapping[str, Any], threat: str) -> Strip | None:
     attack, evaluation = text(entry.get("attack"), 40), text(entry.get("evaluation"), 40)
     shown = len(answers)
     few = f"the first {shown} of {count(total)}" if total > shown else f"all {shown}"
-    few = f"{few} adversarial inputs"
+    few = f"{few} adversarial inputs" if total > 1 else "the only adversarial input"
     return Strip(
         attack=attack,
         evaluation=evaluation,

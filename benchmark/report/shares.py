@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from benchmark.report.wording import MISSING, entries, number, percent, points, text
+from benchmark.report.wording import MISSING, entries, mapping, number, percent, points, text
 from benchmark.statistics import clopper_pearson, wilson
 
 Row = Mapping[Any, Any]
@@ -125,6 +125,14 @@ def share(row: Row, column: str) -> Share:
     if not math.isfinite(value):
         return Share(math.nan, reason=why_missing(row))
     return counted(value, examples)
+
+
+def attack_share(row: Row, evaluation: str) -> Share:
+    """Returns the accuracy under one attacking evaluation alone, or why it is missing."""
+    value = number(mapping(row.get("attack_accuracies")).get(evaluation))
+    if not math.isfinite(value):
+        return Share(math.nan, reason=why_missing(row))
+    return counted(value, number(row.get("examples")))
 
 
 def counted(value: float, examples: float) -> Share:

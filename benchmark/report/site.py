@@ -20,6 +20,7 @@ from benchmark.report import details, figures, images, views
 from benchmark.report.curves import MEASURES, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
+from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import Row
 from benchmark.report.views import Board, ProtocolPage
@@ -52,11 +53,12 @@ class StripPicture:
 
 @dataclass(frozen=True)
 class Tier:
-    """A board with its figures, and what methods come to along their sparsities."""
+    """A board with its figures, what methods come to along their sparsities, and AER triples."""
 
     board: Board
     pictures: tuple[Picture, ...]
     summaries: tuple[Summary, ...]
+    triples: Triples | None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _section(
         drawn = [row for row in standing if ranked(row)] if examples > largest else []
         pictures = _board_pictures(content, page, board, drawn)
         along = [line for line in lines if drawn and line["tier"] == board.tier]
-        tiers.append(Tier(board, pictures, summaries(along)))
+        tiers.append(Tier(board, pictures, summaries(along), triples(drawn)))
         largest = max(largest, examples)
     ids = list(dict.fromkeys(str(row["checkpoint_id"]) for row in rows))
     of = {name: [row for row in rows if str(row["checkpoint_id"]) == name] for name in ids}

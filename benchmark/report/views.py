@@ -23,6 +23,7 @@ from benchmark.report.shares import (
     Interval,
     Row,
     Share,
+    attack_share,
     gain,
     interval,
     share,
@@ -42,6 +43,23 @@ Key = TypeVar("Key", str, tuple[str, ...])
 
 
 @dataclass(frozen=True)
+class AttackColumn:
+    """An evaluation whose accuracy has a column of its own on the board.
+
+    Attributes:
+        evaluation: its name in the protocol.
+        label: heading.
+        meaning: what its accuracy counts.
+        era: whether papers mean this one by ERA, empirical robust accuracy.
+    """
+
+    evaluation: str
+    label: str
+    meaning: str
+    era: bool = False
+
+
+@dataclass(frozen=True)
 class ProtocolPage:
     """What the pages say about a protocol.
 
@@ -54,6 +72,7 @@ class ProtocolPage:
         description: one or more paragraphs, separated by blank lines.
         settings: (name, value) pairs in the order to show.
         tiers: name → number of examples.
+        attacks: evaluations with a column of their own.
     """
 
     id: str
@@ -64,6 +83,12 @@ class ProtocolPage:
     description: str
     settings: list[tuple[str, str]]
     tiers: dict[str, int]
+    attacks: tuple[AttackColumn, ...]
+
+    @property
+    def columns(self) -> int:
+        """Returns the number of columns of a board."""
+        return 8 + len(self.attacks)
 
     @property
     def folder(self) -> str:
@@ -114,8 +139,7 @@ class BoardRow:
     gain: Gain
     sparsity: str
     clean: Share
-    pgd: Share
-    autoattack: Share
+    attacks: tuple[Share, ...]
     interval: Interval
     flags: tuple[FlagView, ...]
     notes: tuple[str, ...]
@@ -284,8 +308,7 @@ def board_row(row: Row, page: ProtocolPage, mixed: Mixed = Mixed()) -> BoardRow:
         gain=gain(row) if ranked(row) else Gain(),
         sparsity=percent(measured if math.isfinite(measured) else claimed),
         clean=share(row, "clean_accuracy"),
-        pgd=share(row, "pgd_accuracy"),
-        autoattack=share(row, "autoattack_accuracy"),
+        attacks=tuple(attack_share(row, attack.evaluation) for attack in page.attacks),
         interval=interval(row),
         flags=flags(row),
         notes=(*notes(row, page.digest), *asides(row)),

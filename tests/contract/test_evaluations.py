@@ -16,11 +16,17 @@ from benchmark.digests import digest_of
 from benchmark.evaluations import (
     AutoAttack,
     Bounds,
+    CarliniWagner,
     Clean,
+    Fgsm,
+    Iterated,
+    Ordered,
     Pgd,
     Sanity,
     Smoothing,
+    Sparing,
     Transfer,
+    epsilons_of,
     run_evaluation,
 )
 from benchmark.evaluations.engine import Guard
@@ -30,6 +36,8 @@ SETTINGS = {
     "clean": Clean(),
     "pgd": Pgd(Steps(4, Fraction(1, 2)), 2),
     "curve": Pgd(Steps(2, Fraction(1, 2)), 1, (Fraction(1, 20), Fraction(1, 5))),
+    "fgsm": Fgsm(),
+    "cw": CarliniWagner(Steps(4, Fraction(1, 2)), 2),
     "autoattack": AutoAttack(iterations=3, queries=10, targets=2),
     "bounds": Bounds(methods=("ibp", "crown"), epsilons=(Fraction(1, 50),), crown_max_units=20_000),
     "ibp": Bounds(methods=("ibp",), epsilons=(Fraction(1, 50),), crown_max_units=20_000),
@@ -132,17 +140,35 @@ def test_cheap_attacks_take_no_account_of_what_is_proven():
     everything = {LINF.epsilon: torch.ones(COUNT, dtype=torch.bool)}
     proven = dataclasses.replace(shard(), proven=everything)
     spared = {}
-    for name in ("pgd", "autoattack", "sanity", "transfer"):
+    for name in ("pgd", "fgsm", "cw", "autoattack", "sanity", "transfer"):
         settings = SETTINGS[name]
         result = run_evaluation(
             trained(), proven, name="it", settings=settings, threat=LINF, seed=("contract", 0)
         ).result
         columns = [v for n, v in result.columns.items() if n.startswith("broken_")]
         spared[name] = any((values == -3).any() for values in columns)
-    assert spared == {"pgd": True, "autoattack": True, "sanity": False, "transfer": False}
+    assert spared == {
+        **dict.fromkeys(("pgd", "fgsm", "cw", "autoattack"), True),
+        **dict.fromkeys(("sanity", "transfer"), False),
+    }
+    # The families say the same.
+    assert {isinstance(SETTINGS[name], Sparing) == spares for name, spares in spared.items()} == {
+        True
+    }
 
 
-@pytest.mark.parametrize("name", ["pgd", "sanity", "smoothing", "transfer"])
+@OVER_ALL
+def test_families_know_the_columns(settings):
+    columns = [name for name in measure(settings).result.columns if name.startswith("broken_")]
+    steps = [name for name in columns if name.startswith("broken_step@")]
+    assert bool(steps) == isinstance(settings, Iterated)
+    assert (columns == ["broken_by"]) == isinstance(settings, Ordered)
+    if isinstance(settings, Iterated):
+        assert steps == [f"broken_step@{epsilon}" for epsilon in epsilons_of(settings, LINF)]
+    assert bool(columns) == isinstance(settings, Iterated | Ordered)
+
+
+@pytest.mark.parametrize("name", ["pgd", "cw", "sanity", "smoothing", "transfer"])
 def test_what_is_drawn_comes_from_the_seed(name):
     # In a ball so large that something is found in it.
     wide = LINF.with_epsilon(Fraction(1, 2))

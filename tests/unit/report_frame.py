@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from benchmark.report import ProtocolPage
+from benchmark.report import AttackColumn, ProtocolPage
 
 EXAMPLES = 594
 DIGEST = hashlib.sha256(b"protocol").hexdigest()
@@ -38,6 +38,10 @@ def protocol_page(**changes):
             ("bounds", "IBP and CROWN, best per example, margin 1e-4"),
         ],
         "tiers": {"quick": 100, "standard": 300, "full": EXAMPLES},
+        "attacks": (
+            AttackColumn("pgd", "PGD", "correct under projected gradient descent", era=True),
+            AttackColumn("autoattack", "AutoAttack", "correct under AutoAttack"),
+        ),
     }
     return ProtocolPage(**{**values, **changes})
 
@@ -184,7 +188,9 @@ def measured(outcomes):
     if not outcomes:
         names = ("clean", "pgd", "autoattack", "robust", "best_known", "certified")
         empty = {f"{name}_accuracy": missing for name in names}
-        return {**empty, "attacks": [], "curve": [], "certified_curve": [], "outcomes": {}}
+        aer = {f"aer_{name}": missing for name in ("robustness", "low", "high")}
+        lists = {"attacks": [], "curve": [], "certified_curve": [], "outcomes": {}}
+        return {**empty, **aer, **lists, "attack_accuracies": {}, "aer_epsilon": ""}
     examples = len(outcomes["robust"])
     whole = {"index": np.arange(examples), "best_known": outcomes["robust"]}
     outcomes = {**whole, **outcomes}
@@ -195,6 +201,11 @@ def measured(outcomes):
         "clean_accuracy": clean,
         "pgd_accuracy": min(clean, robust + 5 / examples),
         "autoattack_accuracy": robust,
+        "attack_accuracies": {"pgd": min(clean, robust + 5 / examples), "autoattack": robust},
+        "aer_robustness": (clean + robust) / 2,
+        "aer_low": (clean + robust) / 2 - 0.03,
+        "aer_high": (clean + robust) / 2 + 0.02,
+        "aer_epsilon": "1/4",
         "robust_accuracy": robust,
         "best_known_accuracy": float(outcomes["best_known"].mean()),
         "certified_accuracy": certified,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.attacks import Steps
-from benchmark.evaluations import AutoAttack, Bounds, Clean, Pgd, Smoothing
+from benchmark.evaluations import AutoAttack, Bounds, CarliniWagner, Clean, Fgsm, Pgd, Smoothing
 from benchmark.outcomes import Outcomes
 from benchmark.protocols import Protocol
 from benchmark.threat import ThreatModel
@@ -38,6 +38,22 @@ SMALL_PROTOCOL = Protocol(
 )
 SPARING_PROTOCOL = replace(SMALL_PROTOCOL, certify_first=True)
 
+# The five attacks; the longer PGD stands neither first nor last.
+FIVE_PROTOCOL = replace(
+    SPARING_PROTOCOL,
+    id="small-linf-five",
+    evaluations=(
+        ("clean", Clean()),
+        ("bounds", Bounds(epsilons=(SMALL, MAIN), crown_max_units=1)),
+        ("fgsm", Fgsm()),
+        ("pgd-3", Pgd(Steps(3, Fraction(1, 4)), restarts=9)),
+        ("pgd-6", Pgd(Steps(6, Fraction(1, 4)), restarts=1)),
+        ("pgd-4", Pgd(Steps(4, Fraction(1, 4)), restarts=9)),
+        ("cw", CarliniWagner(Steps(5, Fraction(1, 4)))),
+        ("autoattack", AutoAttack()),
+    ),
+)
+
 
 def blank(count: int = EXAMPLES) -> dict[str, Any]:
     """Returns columns of a perfect network: all correct, nothing broken, nothing proven."""
@@ -64,6 +80,20 @@ def blank(count: int = EXAMPLES) -> dict[str, Any]:
     return columns
 
 
+def five(count: int = EXAMPLES) -> dict[str, Any]:
+    """Returns such columns for the protocol of five attacks."""
+    columns = blank(count)
+    kept = ("index", "label", "clean.", "autoattack.")
+    found = {name: values for name, values in columns.items() if name.startswith(kept)}
+    for epsilon in (SMALL, MAIN):
+        for name in (f"bounds.margin@{epsilon}", f"bounds.method@{epsilon}"):
+            found[name] = columns[name]
+    found["fgsm.broken_by"] = np.full(count, -1, dtype=np.int8)
+    for name in ("pgd-3", "pgd-6", "pgd-4", "cw"):
+        found[f"{name}.broken_step@{MAIN}"] = np.full(count, -1, dtype=np.int16)
+    return found
+
+
 def misclassify(columns: dict[str, Any], positions: slice | list[int]) -> None:
     """Makes some examples wrong unmodified, and so not attacked and not proven."""
     columns["clean.prediction"][positions] = (columns["label"][positions] + 1) % 10
@@ -80,6 +110,7 @@ def spare(columns: dict[str, Any]) -> None:
         if ".broken_" in name:
             epsilon = Fraction(name.partition("@")[2] or MAIN)
             larger = [e for e in (SMALL, MAIN, LARGE) if e >= epsilon]
+            larger = [e for e in larger if f"bounds.margin@{e}" in columns]
             proven = np.any([columns[f"bounds.margin@{e}"] > 1e-4 for e in larger], axis=0)
             columns[name] = np.where(proven, -3, columns[name]).astype(columns[name].dtype)
 

@@ -12,17 +12,19 @@ from scipy.stats import binomtest
 from small_outcomes import (
     ATTACKS,
     EXAMPLES,
+    FIVE_PROTOCOL,
     LARGE,
     MAIN,
     SMALL,
     SMALL_PROTOCOL,
     blank,
     consistent,
+    five,
     misclassify,
     spare,
 )
 
-from benchmark.evaluations import AutoAttack, Clean, Flag, Pgd, Sanity, Transfer
+from benchmark.evaluations import AutoAttack, CarliniWagner, Clean, Flag, Pgd, Sanity, Transfer
 from benchmark.flags import (
     HUGE_CHANCE,
     all_flags,
@@ -254,6 +256,56 @@ def test_nobody_beats_attacks_that_were_not_run() -> None:
     kinds = [(n, s) for n, s in PROTOCOL.evaluations if not isinstance(s, Pgd | AutoAttack)]
     kept = {n: v for n, v in columns.items() if n not in (PGD, BY) and "curve" not in n}
     assert rates(kept, replace(PROTOCOL, evaluations=tuple(kinds))) == {}
+
+
+FGSM, CW, SHORT, LONGEST = (
+    "fgsm.broken_by",
+    *(f"{name}.broken_step@{MAIN}" for name in ("cw", "pgd-3", "pgd-6")),
+)
+
+
+def test_the_five_raise_no_flags_without_cause() -> None:
+    columns = five()
+    assert rates(columns, FIVE_PROTOCOL) == {}
+    misclassify(columns, slice(0, None))
+    assert rates(columns, FIVE_PROTOCOL) == {}
+
+
+@pytest.mark.parametrize("stronger", [SHORT, LONGEST, CW, BY])
+def test_fgsm_must_not_beat_what_iterates(stronger: str) -> None:
+    columns = five()
+    columns[FGSM][:3] = 0
+    assert rates(columns, FIVE_PROTOCOL) == {"single-step-beats-iterated": 3 / EXAMPLES}
+    columns[stronger][:3] = 1
+    assert "single-step-beats-iterated" not in rates(columns, FIVE_PROTOCOL)
+
+
+def test_of_several_pgds_the_longest_is_asked_whether_it_converged() -> None:
+    columns = five()
+    # The last step of the short one: what it alone broke, the long one did without.
+    columns[SHORT][:5] = 3
+    assert rates(columns, FIVE_PROTOCOL) == {}
+    columns[LONGEST][10:13] = 4
+    found = rates(columns, FIVE_PROTOCOL)
+    assert found["pgd-not-converged"] == 3 / EXAMPLES
+    # It is the one that is compared with AutoAttack, too.
+    assert found["pgd-stronger-than-autoattack"] == 3 / EXAMPLES
+    columns[CW][10:13] = 0
+    assert "pgd-not-converged" not in rates(columns, FIVE_PROTOCOL)
+
+
+def test_a_curve_of_cw_must_not_rise_either() -> None:
+    """Of two curves the one that rises more is the flag's."""
+    steps = dict_of("curve")[1].steps
+    extra = ("cw-curve", CarliniWagner(steps, epsilons=(LARGE, SMALL)))
+    protocol = replace(PROTOCOL, evaluations=(*PROTOCOL.evaluations, extra))
+    columns = whole(100)
+    for epsilon, lost, more in ((SMALL, 30, 20), (LARGE, 10, 10)):
+        columns[f"cw-curve.broken_step@{epsilon}"] = np.full(100, -1, dtype=np.int16)
+        columns[f"cw-curve.broken_step@{epsilon}"][:lost] = 1
+        columns[f"curve.broken_step@{epsilon}"][:more] = 1
+    found = {flag.name: flag.rate for flag in all_flags((), Outcomes(columns), protocol)}
+    assert found["accuracy-rises-with-epsilon"] == pytest.approx(0.2)
 
 
 def test_transfer_that_was_not_run_says_nothing() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 from small_outcomes import (
     ATTACKS,
     EXAMPLES,
+    FIVE_PROTOCOL,
     LARGE,
     MAIN,
     SMALL,
@@ -21,13 +22,14 @@ from small_outcomes import (
     SPARING_PROTOCOL,
     blank,
     consistent,
+    five,
     misclassify,
     spare,
 )
 
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import InvariantViolation, RecordError
-from benchmark.evaluations import Bounds, Clean
+from benchmark.evaluations import Bounds, Clean, Transfer
 from benchmark.outcomes import (
     LARGEST_OUTCOMES,
     Outcomes,
@@ -40,8 +42,10 @@ from benchmark.outcomes import (
     clean_correct,
     decode,
     encode_arrays,
+    main_pgd,
     metrics,
     read_arrays,
+    survivors,
 )
 from benchmark.protocols import PROTOCOLS
 
@@ -295,11 +299,11 @@ def test_certifying_first_changes_no_accuracy(seed: int) -> None:
         assert np.array_equal(attacked(spared, SPARING_PROTOCOL, epsilon), whole)
 
 
-def spared_then(value: int) -> Callable[[dict[str, Any]], None]:
+def spared_then(value: int, name: str = PGD) -> Callable[[dict[str, Any]], None]:
     def change(columns: dict[str, Any]) -> None:
         columns[f"bounds.margin@{MAIN}"][7] = 1
         spare(columns)
-        columns[PGD][7] = value
+        columns[name][7] = value
 
     return change
 
@@ -348,6 +352,106 @@ def test_attempts_count_members_one_after_another() -> None:
         ("autoattack", "fab-t"): (6, 0),
         ("autoattack", "square"): (6, 0),
     }
+
+
+# --- Five attacks ---------------------------------------------------------------------------------
+
+FGSM, CW = "fgsm.broken_by", f"cw.broken_step@{MAIN}"
+LONGEST = f"pgd-6.broken_step@{MAIN}"
+
+
+def test_all_five_count_and_each_is_counted_by_itself() -> None:
+    columns = five()
+    misclassify(columns, [0])
+    columns[FGSM][1:3] = 0
+    columns[CW][2:6] = 5
+    columns[f"pgd-3.broken_step@{MAIN}"][6] = 3
+    columns[LONGEST][6:8] = 6
+    columns[BY][8] = 2
+    outcomes = Outcomes(columns)
+    check_invariants(outcomes, FIVE_PROTOCOL)
+    found = metrics(outcomes, FIVE_PROTOCOL)
+    lost = {"fgsm": 2, "pgd-3": 1, "pgd-6": 2, "pgd-4": 0, "cw": 4, "autoattack": 1}
+    assert found.by_evaluation == {name: (39 - n) / 40 for name, n in lost.items()}
+    assert list(found.by_evaluation) == list(lost)
+    assert found.robust == (39 - 8) / 40
+    assert found.autoattack == 38 / 40
+    tried = {
+        (a.evaluation, a.attack): int(a.broken.sum()) for a in attempts(outcomes, FIVE_PROTOCOL)
+    }
+    assert tried[("fgsm", "fgsm")] == 2 and tried[("cw", "cw")] == 4
+
+
+def test_era_is_the_longest_pgd() -> None:
+    columns = five()
+    for count, name in enumerate(("pgd-3", "pgd-6", "pgd-4"), start=1):
+        columns[f"{name}.broken_step@{MAIN}"][:count] = 0
+    found = main_pgd(FIVE_PROTOCOL)
+    assert found is not None and found[0] == "pgd-6"
+    assert metrics(Outcomes(columns), FIVE_PROTOCOL).pgd == 38 / 40
+    # Among equally long ones that of more restarts, and a curve is none, however long.
+    [(_, longest)] = [(n, s) for n, s in FIVE_PROTOCOL.evaluations if n == "pgd-6"]
+    again = replace(longest, restarts=2)
+    curve = replace(longest, steps=replace(longest.steps, count=99), epsilons=(SMALL,))
+    more = (*FIVE_PROTOCOL.evaluations, ("again", again), ("curve", curve))
+    assert main_pgd(replace(FIVE_PROTOCOL, evaluations=more)) == ("again", again)
+    assert main_pgd(replace(FIVE_PROTOCOL, evaluations=())) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (proven_then(MAIN, FGSM), "certified at Linf 1/10 yet broken by an attack"),
+        (proven_then(MAIN, CW), "certified at Linf 1/10 yet broken by an attack"),
+        (wrong_then(FGSM, 0), f"attacked in {FGSM} yet misclassified"),
+        (wrong_then(CW, -1), f"attacked in {CW} yet misclassified"),
+        (set_to(FGSM, -2), f"left out in {FGSM} yet correct"),
+        (set_to(CW, -2), f"left out in {CW} yet correct"),
+        (set_to(FGSM, -3), f"left out in {FGSM} as proven yet not certified"),
+        (set_to(CW, -3), f"left out in {CW} as proven yet not certified"),
+        (
+            lambda c: (spared_then(-3, LONGEST)(c), set_to(FGSM, -1)(c)),
+            f"yet not left out in {FGSM}",
+        ),
+        (lambda c: (spared_then(-3, LONGEST)(c), set_to(CW, -1)(c)), f"yet not left out in {CW}"),
+    ],
+)
+def test_the_rules_hold_for_the_five(change: Callable[[dict[str, Any]], None], rule: str) -> None:
+    columns = five()
+    check_invariants(Outcomes(columns), FIVE_PROTOCOL)
+    change(columns)
+    with pytest.raises(InvariantViolation) as raised:
+        check_invariants(Outcomes(columns), FIVE_PROTOCOL)
+    assert f"{rule}, got 1: test examples [107]" in one_line(raised.value)
+
+
+def test_what_is_proven_is_spared_by_all_five() -> None:
+    columns = five()
+    spared_then(-3, LONGEST)(columns)
+    check_invariants(Outcomes(columns), FIVE_PROTOCOL)
+    found = metrics(Outcomes(columns), FIVE_PROTOCOL)
+    assert set(found.by_evaluation.values()) == {1.0} and found.certified == 1 / 40
+
+
+@pytest.mark.parametrize(("name", "value"), [(FGSM, 1), (FGSM, -4), (CW, 6), (CW, -4)])
+def test_values_that_mean_nothing_to_the_five_are_refused(name: str, value: int) -> None:
+    columns = five()
+    set_to(name, value)(columns)
+    with pytest.raises(RecordError) as raised:
+        check_invariants(Outcomes(columns), FIVE_PROTOCOL)
+    assert name in one_line(raised.value) and str(value) in str(raised.value)
+
+
+def test_what_was_not_run_has_no_survivors() -> None:
+    evaluations = (*SMALL_PROTOCOL.evaluations, ("transfer", Transfer()))
+    protocol = replace(SMALL_PROTOCOL, evaluations=evaluations)
+    columns = blank()
+    columns["transfer.broken_by"] = np.full(EXAMPLES, -4, dtype=np.int8)
+    assert set(survivors(Outcomes(columns), protocol)) == {"pgd", "autoattack"}
+    columns["transfer.broken_by"][:] = -1
+    columns["transfer.broken_by"][:3] = 0
+    left = survivors(Outcomes(columns), protocol)
+    assert left["transfer"].sum() == EXAMPLES - 3 and left["pgd"].all()
 
 
 def test_equal_columns_give_equal_bytes_in_any_order() -> None:

@@ -5,18 +5,61 @@ from fractions import Fraction
 
 import pytest
 
+from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
 from benchmark.errors import ContractError, UnknownName
-from benchmark.evaluations import AutoAttack, Bounds, Pgd, Sanity, Smoothing, Transfer
-from benchmark.protocols import PROTOCOLS, TIERS, Protocol, protocol
+from benchmark.evaluations import (
+    AutoAttack,
+    Bounds,
+    CarliniWagner,
+    Clean,
+    Fgsm,
+    Pgd,
+    Sanity,
+    Smoothing,
+    Transfer,
+)
+from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS, TIERS, Protocol, protocol
 from benchmark.recipes import RECIPES
 from benchmark.report.wording import FLAGS
 
 # Other tests, in the same process, add a fast one.
 ALL = [entry for entry in PROTOCOLS.values() if entry.id != "fast-linf"]
+MAIN = [entry for entry in ALL if entry.id not in FIVE_ATTACKS]
 
 
-@pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", FIVE_ATTACKS.values(), ids=lambda entry: entry.id)
+def test_five_attacks_on_what_the_main_protocol_fixes(entry: Protocol) -> None:
+    assert protocol(entry.id) is entry
+    main = PROTOCOLS[entry.id.removesuffix("-five")]
+    own = {"id": entry.id, "version": entry.version, "evaluations": entry.evaluations}
+    assert replace(main, **own) == entry  # type: ignore[arg-type]
+    step = Fraction(1, 4)
+    assert entry.evaluations == (
+        ("clean", Clean()),
+        ("bounds", dict(main.evaluations)["bounds"]),
+        ("fgsm", Fgsm()),
+        ("pgd-10", Pgd(Steps(10, step), restarts=1)),
+        ("pgd-20", Pgd(Steps(20, step), restarts=1)),
+        ("cw", CarliniWagner(Steps(30, step), restarts=1)),
+        ("autoattack", dict(main.evaluations)["autoattack"]),
+    )
+    if main.threat.epsilon == Fraction(8, 255):
+        assert step * main.threat.epsilon == Fraction(2, 255)
+
+
+def test_main_protocols_come_first() -> None:
+    """What training defends against, and what `run` does by default, rests on it."""
+    names = [entry.id for entry in ALL]
+    assert names == [*(entry.id for entry in MAIN), *FIVE_ATTACKS]
+    for name in FIVE_ATTACKS:
+        dataset = PROTOCOLS[name].dataset
+        first = next(entry for entry in ALL if entry.dataset == dataset)
+        assert first.id == name.removesuffix("-five")
+    assert {PROTOCOLS[name].dataset for name in FIVE_ATTACKS} >= {"mnist", "cifar10", "cifar100"}
+
+
+@pytest.mark.parametrize("entry", MAIN, ids=lambda entry: entry.id)
 def test_entry_is_whole(entry: Protocol) -> None:
     assert protocol(entry.id) is entry
     assert entry.dataset in DATASETS

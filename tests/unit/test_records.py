@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from small_outcomes import EXAMPLES, LARGE, MAIN, SMALL, SMALL_PROTOCOL, blank, consistent
+from small_outcomes import (
+    EXAMPLES,
+    FIVE_PROTOCOL,
+    LARGE,
+    MAIN,
+    SMALL,
+    SMALL_PROTOCOL,
+    blank,
+    consistent,
+    five,
+)
 from small_project import claims, entry, network
 from test_manifest import without_words
 
@@ -37,6 +47,8 @@ COLUMNS = {
     *("protocol", "protocol_version", "protocol_digest", "data_digest", "tier", "examples"),
     *("threat", "status", "reason"),
     *("clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "robust_accuracy"),
+    *("attack_accuracies", "era", "vra_bounds", "vra_smoothing"),
+    *("aer_robustness", "aer_low", "aer_high", "aer_epsilon"),
     *("best_known_accuracy", "challenges", "unrankable", "evidence"),
     *("certified_accuracy", "smoothed_accuracy", "smoothed_radius", "smoothed_sigma"),
     *("smoothed_examples", "measured_sparsity", "sparsity_weights", "sparsity_parameters"),
@@ -366,6 +378,48 @@ def test_each_tier_equals_a_recomputation_on_its_prefix(tmp_path: Path, seed: in
         assert line["best_known_accuracy"] == line["robust_accuracy"]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_names_of_papers_are_names_of_columns(tmp_path: Path, seed: int) -> None:
+    frame = frame_of(tmp_path, consistent(seed))
+    for name, column in {
+        "era": "pgd_accuracy",
+        "vra_bounds": "certified_accuracy",
+        "vra_smoothing": "smoothed_accuracy",
+    }.items():
+        assert frame[name].tolist() == frame[column].tolist()
+    # Proven, left by all attacks, left by PGD alone: in this order, whatever the network.
+    assert (frame["vra_bounds"] <= frame["robust_accuracy"]).all()
+    assert (frame["robust_accuracy"] <= frame["era"]).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_robustness_in_aer_is_the_area_under_the_curve_column(tmp_path: Path, seed: int) -> None:
+    for _, line in frame_of(tmp_path, consistent(seed)).iterrows():
+        values = [point["value"] for point in line["curve"]]
+        accuracies = [point["robust_accuracy"] for point in line["curve"]]
+        area = np.trapezoid(accuracies, values) / values[-1]
+        assert line["aer_robustness"] == pytest.approx(area, rel=1e-12)
+        assert line["aer_epsilon"] == line["curve"][-1]["epsilon"]
+        assert line["aer_low"] <= line["aer_robustness"] <= line["aer_high"]
+
+
+def test_the_five_are_in_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, FIVE_PROTOCOL.id, FIVE_PROTOCOL)
+    columns = five()
+    columns["fgsm.broken_by"][0] = 0
+    columns[f"pgd-6.broken_step@{MAIN}"][:4] = 2
+    columns[f"pgd-4.broken_step@{MAIN}"][4] = 0
+    changes = {"protocol": FIVE_PROTOCOL.id, "protocol_digest": FIVE_PROTOCOL.digest}
+    line = frame_of(tmp_path, Outcomes(columns), **changes).iloc[2].to_dict()
+    broken = {"fgsm": 1, "pgd-3": 0, "pgd-6": 4, "pgd-4": 1, "cw": 0, "autoattack": 0}
+    assert line["attack_accuracies"] == {name: (40 - n) / 40 for name, n in broken.items()}
+    assert line["era"] == line["pgd_accuracy"] == 36 / 40
+    assert line["robust_accuracy"] == 35 / 40
+    assert np.isnan(line["vra_smoothing"]) and np.isnan(line["aer_robustness"])
+    found = {(a["evaluation"], a["name"], a["broken"]) for a in line["attacks"]}
+    assert {("fgsm", "fgsm", 1), ("pgd-6", "pgd-6", 4), ("cw", "cw", 0)} <= found
+
+
 def test_a_small_record_yields_its_tiers_only(tmp_path: Path) -> None:
     digests = dict.fromkeys(("quick", "standard"), "2" * 64)
     frame = frame_of(tmp_path, consistent(0, 20), tier="standard", data_digests=digests)
@@ -411,7 +465,14 @@ def test_line_by_hand(tmp_path: Path) -> None:
         ("1/10", 2 / 40, {"ibp": 2, "crown": 0}),
         ("1/5", 0.0, {"ibp": 0, "crown": 0}),
     ]
+    assert line["attack_accuracies"] == {"pgd": 37 / 40, "autoattack": 32 / 40}
     assert line["robust_accuracy"] == 31 / 40 and line["certified_accuracy"] == 2 / 40
+    # Clean, at 1/20, at 1/10 and at 1/5 39, 38, 31 and 19 are right: by trapezoids of width 1, 1
+    # and 2 twentieths.
+    assert line["aer_epsilon"] == "1/5"
+    area = ((39 + 38) / 2 + (38 + 31) / 2 + 2 * (31 + 19) / 2) / 4 / 40
+    assert line["aer_robustness"] == pytest.approx(area, rel=1e-12)
+    assert line["aer_low"] < area < line["aer_high"]
     assert line["pgd_accuracy"] == 37 / 40 and line["autoattack_accuracy"] == 32 / 40
     assert line["smoothed_radius"] == 0.5 and line["smoothed_sigma"] == 0.25
     assert line["smoothed_examples"] == 15
@@ -479,6 +540,9 @@ def test_protocols_without_some_evaluations(
     assert np.isnan(line["pgd_accuracy"]) and np.isnan(line["certified_accuracy"])
     assert np.isnan(line["smoothed_accuracy"]) and np.isnan(line["smoothed_sigma"])
     assert line["certified_curve"] == []
+    # A single epsilon makes no curve.
+    assert np.isnan([line[f"aer_{name}"] for name in ("robustness", "low", "high")]).all()
+    assert line["aer_epsilon"] == ""
     assert set(line["outcomes"]) == {"index", "clean", "robust", "best_known"}
 
 
@@ -513,7 +577,12 @@ def test_challenges_lower_best_known_alone_and_by_tier(tmp_path: Path) -> None:
     challenged(tmp_path, 3, 5, 12)
     challenged(tmp_path, 5, 30, credit="Bo", date="2026-03-01")
     after = records.frame(load(tmp_path))
-    unchanged = sorted(COLUMNS - {"best_known_accuracy", "challenges", "outcomes"})
+    aer = {"aer_robustness", "aer_low", "aer_high"}
+    unchanged = sorted(COLUMNS - {"best_known_accuracy", "challenges", "outcomes"} - aer)
+    # What is broken within 1/10 counts from there on: half of what lies between 1/20 and 1/10, and
+    # all of what lies behind. One of ten was broken before.
+    assert before["aer_robustness"][0] == pytest.approx((10 + (10 + 9) / 2 + 2 * 9) / 4 / 10)
+    assert after["aer_robustness"][0] == pytest.approx((10 + (10 + 8) / 2 + 2 * 8) / 4 / 10)
     assert after[unchanged].to_dict() == before[unchanged].to_dict()
     assert before["best_known_accuracy"].tolist() == before["robust_accuracy"].tolist()
     assert after["robust_accuracy"].tolist() == [9 / 10, 19 / 20, 39 / 40]

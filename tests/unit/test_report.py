@@ -28,7 +28,7 @@ from scipy.stats import beta
 from benchmark.errors import InvariantViolation, StorageError, UnknownName
 from benchmark.leaderboard import curves as leaderboard_curves
 from benchmark.leaderboard import rank
-from benchmark.report import render
+from benchmark.report import AttackColumn, render
 from benchmark.report.curves import Chart, Line, charts, point, security_curve, summaries
 from benchmark.report.details import checkpoint
 from benchmark.report.evidence import evidence
@@ -45,6 +45,7 @@ from benchmark.report.figures import (
     spread,
 )
 from benchmark.report.images import FRAME_GREY, GAP, SIDE, columns, draw
+from benchmark.report.papers import triples
 from benchmark.report.shares import counted, exact, fraction, gain, interval, same_epsilon
 from benchmark.report.site import LISTING, Site, environment
 from benchmark.report.views import boards
@@ -213,6 +214,137 @@ def test_numbers_never_appear_as_nan(site):
     for name, data in contents(site).items():
         if name.endswith((".html", ".svg")):
             assert not re.search(rb"\b(nan|NaN|None|inf|<NA>|NaT)\b", data), name
+
+
+def spanned(page):
+    """How many columns a board's heading has, and how many its groups and remarks span."""
+    html = page[page.index('<table class="board') : page.index("</table>")]
+    heads = html[: html.index("</thead>")].count("<th ")
+    return heads, {int(span) for span in re.findall(r'colspan="(\d+)"', html)}
+
+
+FIVE = (
+    AttackColumn("fgsm", "FGSM", "correct under one step"),
+    AttackColumn("pgd-10", "PGD-10", "correct under PGD"),
+    AttackColumn("pgd-20", "PGD-20", "correct under PGD", era=True),
+    AttackColumn("cw", "CW", "correct under CW"),
+    AttackColumn("autoattack", "AutoAttack", "correct under AutoAttack"),
+)
+
+
+def test_boards_have_a_column_for_each_attack_of_their_protocol(site, tmp_path):
+    board = (site / "digits-linf" / "index.html").read_text()
+    assert spanned(board) == (10, {10})
+    row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
+    row["attack_accuracies"] = {
+        "autoattack": 0.51, "cw": 0.52, "pgd-10": 0.54, "pgd-20": 0.53, "odd": 0.1
+    }  # fmt: skip
+    row["flags"] = [{"name": "zero-gradients", "rate": 0.01, "detail": ""}]
+    page = protocol_page(attacks=FIVE)
+    render(pd.DataFrame([row]), tmp_path, {page.id: page})
+    board = (tmp_path / "digits-linf" / "index.html").read_text()
+    assert spanned(board) == (13, {13})
+    words = Page(board).text
+    assert "Clean % FGSM % PGD-10 % PGD-20 ERA % CW % AutoAttack % Certified VRA % Objective" in (
+        words
+    )
+    clean = percent(row["clean_accuracy"])
+    assert f"{clean} — (not part of this evaluation) 54.0 53.0 52.0 51.0 35.0 adversarial" in words
+    [path] = (tmp_path / "digits-linf").glob("a-*.html")
+    words = Page(path.read_text()).text
+    assert re.search(r"PGD-20 ERA 53\.0 [-–0-9. ]+ correct under PGD CW 52\.0", words)
+    assert re.search(r"certified VRA by bounds 35\.0 ", words)
+
+
+def test_the_papers_names_stand_at_their_columns(pages, site):
+    words = pages[site / "digits-linf" / "index.html"].text
+    assert "PGD ERA % AutoAttack % Certified VRA % Objective" in words
+    assert "ERA , empirical robust accuracy, is the accuracy under PGD;" in words
+    assert "VRA , verified robust accuracy, is here the accuracy certified by bounds" in words
+    assert "AER, accuracy-efficiency-robustness, is a triple" in pages[site / "index.html"].text
+    page = page_of(pages, "lwm-layerwise-digits-cnn-tiny-adversarial-unstructured-75").text
+    assert "certified accuracy of the smoothed classifier (VRA by smoothing) 81.0 %" in page
+
+
+# Accuracy, efficiency, robustness
+
+
+def test_triples_stand_side_by_side_from_dense_to_sparse(pages, site):
+    rows = [row for row in ranked_rows() if row["status"] == "done"]
+    found = triples(rows)
+    assert (found.epsilon, found.smoothing) == ("Linf 1/4", "L2 0.5, sigma 0.25")
+    assert len(found.rows) == len(rows)
+    names = [row.name for row in found.rows]
+    assert names[0] == "dense (adversarial)" and names[-1] == "dense (benign)"
+    assert names[1:6] == [f"lwm-global {level} %" for level in (50, 75, 90, 95, 99)]
+    last = next(row for row in rows if row["method"] == "lwm-global" and row["sparsity"] == 0.99)
+    told = found.rows[5]
+    assert (told.sparsity, told.density, told.compression) == ("99", "1.0", "100×")
+    assert told.accuracy.value == last["clean_accuracy"]
+    printed = [percent(last[f"aer_{name}"]) for name in ("robustness", "low", "high")]
+    assert (told.robustness, told.interval) == (printed[0], f"[{printed[1]}, {printed[2]}]")
+    words = pages[site / "digits-linf" / "index.html"].text
+    mean = f"{told.robustness} {told.interval}"
+    line = f"lwm-global 99 % 99 % {told.accuracy.printed} 1.0 100× {mean}"
+    assert f"{line} — (not part of this evaluation) adversarial, digits-1, seed 0" in words
+    assert "Robustness mean % up to Linf 1/4, 95 %" in words
+    assert "documents no formula" in words and "a reconstruction" in words
+    page = page_of(pages, "lwm-global-digits-cnn-tiny-adversarial-unstructured-99").text
+    assert (
+        f"accuracy, efficiency, robustness (AER) {told.accuracy.printed} % clean, 1.0 % density, "
+        f"{mean} % on average up to Linf 1/4"
+    ) in page
+
+
+def test_the_smoothed_network_has_a_column_of_its_own(pages, site):
+    """Another network under another threat model: it stands with no other accuracy."""
+    rows = [row for row in ranked_rows() if row["status"] == "done"]
+    smoothed = {row.name: row.smoothed.printed for row in triples(rows).rows if row.smoothed.known}
+    assert smoothed == {"lwm-layerwise 75 %": "81.0"}
+    # Over the examples that were smoothed, not over all.
+    [share] = [row.smoothed for row in triples(rows).rows if row.smoothed.known]
+    assert share.interval == counted(0.81, 100).interval
+    without = [{**row, "smoothed_accuracy": float("nan")} for row in rows]
+    assert triples(without).smoothing == ""
+    words = pages[site / "digits-linf" / "index.html"].text
+    assert "VRA by smoothing L2 0.5, sigma 0.25, %" in words
+    assert "compare that column with no other" in words
+
+
+def test_a_sketch_goes_from_clean_accuracy_to_the_largest_epsilon():
+    row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
+    row["clean_accuracy"] = 1.0
+    row["curve"] = [
+        {"epsilon": "0", "value": 0.0, "robust_accuracy": 1.0},
+        {"epsilon": "1/16", "value": 0.0625, "robust_accuracy": 0.75},
+        {"epsilon": "1/4", "value": 0.25, "robust_accuracy": 0.5},
+    ]
+    [told] = triples([row]).rows
+    assert told.sketch.line == "0.0,0.0 25.0,10.0 100.0,20.0"
+    assert told.sketch.area == "0,40 0.0,0.0 25.0,10.0 100.0,20.0 100,40"
+    assert told.sketch.words == "100.0 % at 0, 75.0 % at 1/16, 50.0 % at 1/4"
+    assert triples([{**row, "curve": []}]).rows[0].sketch is None
+
+
+def test_a_sketch_stops_at_what_is_best_known():
+    row = lowered_row()
+    assert f"{percent(row['best_known_accuracy'])} % at 3/16" in triples([row]).rows[0].sketch.words
+
+
+def test_without_a_curve_there_are_no_triples(tmp_path):
+    row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
+    row |= {"aer_robustness": float("nan"), "aer_epsilon": ""}
+    assert triples([row]) is None
+    render(pd.DataFrame([row]), tmp_path, PAGES)
+    assert "(AER)</h3>" not in (tmp_path / "digits-linf" / "index.html").read_text()
+    [path] = (tmp_path / "digits-linf").glob("a-*.html")
+    assert "(AER)" not in path.read_text()
+
+
+def test_rows_without_a_rank_have_no_triple(pages, site):
+    words = pages[site / "digits-linf" / "index.html"].text
+    _, _, aer = words.partition("Accuracy, efficiency, robustness")
+    assert "random 95 %" in aer and "random 99 %" not in aer
 
 
 def test_a_failed_row_is_unranked_and_says_why(pages, site):
@@ -486,11 +618,13 @@ def test_columns_of_this_version_may_be_missing(tmp_path):
     """Frames of older records, and leaderboards without intervals, still give a board."""
     new = ["unrankable", "challenges", "evidence", "strips", "best_known_accuracy"]
     added = ["rank_low", "rank_high", "gain", "gain_low", "gain_high", "gain_over", "seeds"]
+    added += ["attack_accuracies", "aer_robustness", "aer_low", "aer_high", "aer_epsilon"]
     row = ranked_pair()[0]
     bare = {name: value for name, value in row.items() if name not in (*new, *added)}
     bare["cost"] = {"pgd": {"seconds": 1.0, "forwards": 10, "backwards": 10}}
     line = boards(protocol_page(), [bare])[0].cells[0].rows[0]
     assert (line.gain.printed, line.rank_range) == ("—", "")
+    assert [value.printed for value in line.attacks] == ["—", "—"]
     view = checkpoint(protocol_page(), [bare])
     assert view.line.interval.printed == "[41.9, 59.9]"
     assert view.facts.standing == ()
@@ -690,6 +824,12 @@ def test_strips_keep_the_order_of_the_list():
         assert np.array_equal(getattr(strip, name), given[name][:8].astype(float))
     assert [label for label, _ in strip.answers] == [str(label) for label in given["labels"][:8]]
     assert strip.scale == 3 / 16
+
+
+def test_a_single_input_is_no_plural():
+    (strip,) = shown(strips=[strip_of(examples=1, total=1)], attacks=[]).strips
+    assert strip.caption == "autoattack: the only adversarial input, in list order"
+    assert strip.words.startswith("The only adversarial input of apgd-ce, each as original")
 
 
 def bent(**changes):
@@ -1086,7 +1226,7 @@ def test_what_methods_come_to_along_their_sparsities_is_told(site, pages):
     ) in words
     assert "Keeps 90 % of dense up to" in words
     # Seeds without a dense network of their own come to nothing.
-    assert "seed 1 cnn-tiny" not in words
+    assert "seed 1 cnn-tiny" not in words.partition("Accuracy, efficiency, robustness")[0]
 
 
 def test_smaller_tiers_do_not_repeat_curves(tmp_path):
