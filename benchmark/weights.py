@@ -1,9 +1,10 @@
 """Weights on disk: safetensors in which mostly-zero tensors are stored as places and values.
 
 The places are a bitmap, or for the sparsest tensors the gaps between values, a byte each: at 99 % a
-ResNet-18 has 1.4 MB of bits, but 0.6 MB of gaps and values. The encoding is exactly reversible, bit
-for bit: an entry counts as zero only if all its bits are. A tensor is stored the way that is
-smallest. Nothing is ever unpickled.
+ResNet-18 has 1.4 MB of bits, but 0.6 MB of gaps and values. Quantised weights take few values, so
+these are listed once, in a codebook, and the entries are indices into it, of 1 to 8 bits. The
+encoding is exactly reversible, bit for bit: an entry counts as zero only if all its bits are. A
+tensor is stored the way that is smallest. Nothing is ever unpickled.
 """
 
 import json
@@ -25,9 +26,14 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 BITMAP, GAPS, VALUES = "::bitmap", "::gaps", "::values"
+CODEBOOK, INDICES = "::codebook", "::indices"
 
-# What a second entry costs in the file's header, roughly; tensors that save less stay as they are.
+# What a further entry costs in the file's header, roughly; tensors that save less stay as they are.
 _ENTRY_COST = 128
+
+# An index takes 8 bits at most. Tensors of more values are recognised by a few of their entries.
+LARGEST_CODEBOOK = 256
+_SAMPLE = 4096
 
 # In a list of gaps this byte says: as many zeros, and no value behind them yet.
 _SKIP = 255
@@ -59,18 +65,58 @@ def encode(state: Mapping[str, Tensor]) -> bytes:
         # A copy: safetensors refuses tensors that share memory.
         plain = tensor.detach().to("cpu", copy=True).contiguous()
         raw = _bytes_of(plain)
-        occupied = raw.ne(0).any(dim=1).numpy()
-        kind, places = _smallest_places(occupied)
-        kept = int(occupied.sum())
-        if places.nbytes + kept * plain.element_size() + _ENTRY_COST < plain.nbytes:
-            stored[name + kind] = torch.from_numpy(places)
-            stored[name + VALUES] = raw[torch.from_numpy(occupied)].flatten().view(plain.dtype)
+        parts = _smallest_parts(plain, raw)
+        if len(parts) > 1:
             shapes[name] = list(plain.shape)
-        else:
-            stored[name] = plain
+        stored |= {name + kind: part for kind, part in parts.items()}
     # safetensors sorts the header by dtype and name, but its metadata is a hash map: a single entry
     # keeps the bytes the same from run to run.
     return save(stored, metadata={_METADATA: json.dumps(shapes, sort_keys=True)})
+
+
+def _smallest_parts(plain: Tensor, raw: Tensor) -> dict[str, Tensor]:
+    """Returns what is stored of one tensor, by suffix: all of it, or places and values.
+
+    Args:
+        plain: the tensor.
+        raw: its entries' bytes, see `_bytes_of`.
+    """
+    occupied = raw.ne(0).any(dim=1).numpy()
+    kind, places = _smallest_places(occupied)
+    values = raw[torch.from_numpy(occupied)].flatten().view(plain.dtype)
+    where = {kind: torch.from_numpy(places)}
+    ways = [{"": plain}, where | {VALUES: values}]
+    if coded := _coded(values):
+        ways.append(where | coded)
+    # The first of equals, so that a new way of storing leaves files as they are.
+    return min(ways, key=_cost)
+
+
+def _cost(parts: Mapping[str, Tensor]) -> int:
+    """Returns the bytes that some parts take in a file, entries beyond the first included."""
+    return sum(part.nbytes for part in parts.values()) + _ENTRY_COST * (len(parts) - 1)
+
+
+def _coded(values: Tensor) -> dict[str, Tensor]:
+    """Returns codebook and indices of some values; empty where they are too many, or none."""
+    size = values.element_size()
+    if size > 8:
+        return {}
+    # Equal are values of equal bits: 0.0 is not -0.0, and each NaN is itself.
+    words = _bytes_of(values).numpy().view(f"u{size}").ravel()
+    if not 0 < len(np.unique(words[:_SAMPLE])) <= LARGEST_CODEBOOK:
+        return {}
+    codebook, indices = np.unique(words, return_inverse=True)
+    if len(codebook) > LARGEST_CODEBOOK:
+        return {}
+    bits = np.unpackbits(indices.astype(np.uint8)[:, None], axis=1)[:, -_width(len(codebook)) :]
+    book = torch.from_numpy(codebook.view(np.uint8)).view(values.dtype)
+    return {CODEBOOK: book, INDICES: torch.from_numpy(np.packbits(bits))}
+
+
+def _width(entries: int) -> int:
+    """Returns how many bits an index into a codebook takes, at least 1."""
+    return max(1, (entries - 1).bit_length())
 
 
 def _smallest_places(occupied: Bools) -> tuple[str, Bytes]:
@@ -114,9 +160,11 @@ def decode(data: bytes) -> dict[str, Tensor]:
         raise ManifestError(
             f"expected a whole safetensors file, got '{shorten(str(error))}'; restore the original"
         ) from error
-    sparse = {name: _expand(name, stored, shape) for name, shape in shapes.items()}
+    kinds = {name: _kinds(name, stored) for name in shapes}
+    sparse = {name: _expand(name, stored, shape, kinds[name]) for name, shape in shapes.items()}
     plain = {name: tensor for name, tensor in stored.items() if "::" not in name}
-    if len(plain) + 2 * len(sparse) != len(stored) or plain.keys() & sparse.keys():
+    parts = sum(map(len, kinds.values()))
+    if len(plain) + parts != len(stored) or plain.keys() & sparse.keys():
         raise ManifestError(
             "expected each tensor plain or as places and values, got loose or double ones; "
             "restore the original"
@@ -150,26 +198,87 @@ def _is_shape(shape: object) -> bool:
     )
 
 
-def _expand(name: str, stored: Mapping[str, Tensor], shape: list[int]) -> Tensor:
-    """Returns a tensor from its places and values."""
-    kind = BITMAP if name + BITMAP in stored else GAPS
-    places, values = stored.get(name + kind), stored.get(name + VALUES)
-    count = math.prod(shape)
-    if places is None or values is None or places.dtype != torch.uint8 or places.dim() != 1:
+def _kinds(name: str, stored: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Returns the suffixes of what is stored of a sparse tensor: places first, then values.
+
+    Raises:
+        ManifestError: a part is missing.
+    """
+    kinds = (
+        BITMAP if name + BITMAP in stored else GAPS,
+        *((INDICES, CODEBOOK) if name + CODEBOOK in stored else (VALUES,)),
+    )
+    if any(name + kind not in stored for kind in kinds):
         raise _damaged(name, "only a part of them")
-    if kind == BITMAP and len(places) != math.ceil(count / 8):
-        raise _damaged(name, f"{len(places)} bytes for {count} entries")
-    if kind == BITMAP:
-        positions = np.flatnonzero(np.unpackbits(places.numpy()))
+    return kinds
+
+
+def _expand(
+    name: str, stored: Mapping[str, Tensor], shape: list[int], kinds: tuple[str, ...]
+) -> Tensor:
+    """Returns a tensor from its parts."""
+    count = math.prod(shape)
+    places = _packed(name, stored[name + kinds[0]])
+    if kinds[0] == BITMAP:
+        if len(places) != math.ceil(count / 8):
+            raise _damaged(name, f"{len(places)} bytes for {count} entries")
+        positions = np.flatnonzero(np.unpackbits(places))
     else:
-        if places.numel() > values.numel() + count // _SKIP:
-            raise _damaged(name, f"{places.numel()} gaps for {values.numel()} values of {count}")
-        positions = _positions(places.numpy())
-    if len(positions) != values.numel() or positions.max(initial=-1) >= count:
+        kept = np.count_nonzero(places != _SKIP)
+        if len(places) > kept + count // _SKIP:
+            raise _damaged(name, f"{len(places)} gaps for {kept} values of {count}")
+        positions = _positions(places)
+    if positions.max(initial=-1) >= count:
+        raise _damaged(name, f"places beyond {count} entries")
+    if kinds[1] == VALUES:
+        values = stored[name + VALUES]
+    else:
+        indices = _packed(name, stored[name + INDICES])
+        values = _looked_up(name, stored[name + CODEBOOK], indices, len(positions))
+    if len(positions) != values.numel():
         raise _damaged(name, f"{values.numel()} values for {len(positions)} places of {count}")
     raw = torch.zeros(count, values.element_size(), dtype=torch.uint8)
     raw[torch.from_numpy(positions)] = _bytes_of(values)
     return raw.flatten().view(values.dtype).view(shape)
+
+
+def _packed(name: str, part: Tensor) -> Bytes:
+    """Returns the bytes of a packed part.
+
+    Raises:
+        ManifestError: it is none.
+    """
+    if part.dtype != torch.uint8 or part.dim() != 1:
+        raise _damaged(name, f"{part.dtype} in {part.dim()} dimensions for packed bytes")
+    packed: Bytes = part.numpy()
+    return packed
+
+
+def _looked_up(name: str, codebook: Tensor, indices: Bytes, count: int) -> Tensor:
+    """Returns (count,) entries of a codebook.
+
+    Args:
+        name: of the tensor, for messages.
+        codebook: 1 to 256 values.
+        indices: packed, each of as many bits as the codebook needs, zeros behind the last.
+        count: how many there must be.
+
+    Raises:
+        ManifestError: another number of indices, or one beyond the codebook.
+    """
+    if codebook.dim() != 1 or not 0 < len(codebook) <= LARGEST_CODEBOOK:
+        raise _damaged(name, f"a codebook of shape {tuple(codebook.shape)}")
+    width = _width(len(codebook))
+    used = count * width
+    if len(indices) != math.ceil(used / 8):
+        raise _damaged(name, f"{len(indices)} bytes of indices for {count} places")
+    bits = np.unpackbits(indices)
+    # A row of bits packs into one byte, its first bit highest.
+    chosen = np.packbits(bits[:used].reshape(count, width), axis=1).ravel() >> (8 - width)
+    if bits[used:].any() or chosen.max(initial=0) >= len(codebook):
+        raise _damaged(name, f"indices beyond a codebook of {len(codebook)}")
+    found = _bytes_of(codebook)[torch.from_numpy(chosen.astype(np.int64))]
+    return found.flatten().view(codebook.dtype)
 
 
 def _damaged(name: str, found: str) -> ManifestError:

@@ -1,8 +1,10 @@
 """Weights on disk: every bit comes back, equal states give equal bytes, and lies are refused."""
 
 import json
+import math
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,18 @@ from torch import Tensor
 from benchmark.architectures import build
 from benchmark.errors import ManifestError
 from benchmark.pruning import mask_from_scores, prunable_parameters
-from benchmark.weights import BITMAP, GAPS, LARGEST_STATE, VALUES, decode, encode
+from benchmark.weights import (
+    BITMAP,
+    CODEBOOK,
+    GAPS,
+    INDICES,
+    LARGEST_STATE,
+    VALUES,
+    decode,
+    encode,
+)
+
+ROOT = Path(__file__).parents[2]
 
 DTYPES = [
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8),
@@ -36,13 +49,15 @@ def assert_same(state: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @some.composite
 def tensors(draw: some.DrawFn) -> Tensor:
-    """Any bits at all, a drawn share of the entries without one set."""
+    """Any bits at all, a drawn share of the entries without one set, sometimes of few values."""
     dtype, shape = draw(some.sampled_from(DTYPES)), draw(some.sampled_from(SHAPES))
     count = torch.Size(shape).numel()
     generator = torch.Generator().manual_seed(draw(some.integers(0, 2**31)))
     size = torch.empty(0, dtype=dtype).element_size()
     high = 2 if dtype is torch.bool else 256
     raw = torch.randint(0, high, (count, size), generator=generator, dtype=torch.uint8)
+    if few := draw(some.sampled_from([0, 1, 3, 16, 200])):
+        raw = raw[torch.randint(0, few, (count,), generator=generator) % max(1, count)]
     keep = torch.rand(count, 1, generator=generator) < draw(some.sampled_from([0, 0.01, 0.5, 1.0]))
     return (raw * keep).flatten().view(dtype).view(shape)
 
@@ -59,6 +74,11 @@ def sparse(values: list[float], length: int = 100) -> Tensor:
     tensor = torch.zeros(length)
     tensor[: len(values)] = torch.tensor(values)
     return tensor
+
+
+def counting(kept: int, length: int) -> Tensor:
+    """Returns a tensor whose first entries are 1, 2, 3...: no codebook is worth it."""
+    return sparse([float(value) for value in range(1, kept + 1)], length)
 
 
 def test_negative_zeros_nan_payloads_and_subnormals_survive() -> None:
@@ -81,18 +101,143 @@ def test_negative_zeros_nan_payloads_and_subnormals_survive() -> None:
         (torch.zeros(0), False),
         (torch.zeros(5, 0), False),
         (torch.tensor(7), False),
-        (torch.ones(640), False),
-        (-torch.zeros(640), False),
-        (sparse([1.0] * 320, 640), True),  # exactly half zero
+        (counting(640, 640), False),
+        (counting(320, 640), True),  # exactly half zero
         # 80 bytes of bitmap, 4 a value, 128 for the entry, against 2560.
-        (sparse([1.0] * 587, 640), True),
-        (sparse([1.0] * 588, 640), False),
+        (counting(587, 640), True),
+        (counting(588, 640), False),
     ],
 )
 def test_sparse_exactly_where_that_is_smaller(tensor: Tensor, is_sparse: bool) -> None:
     data = encode({"w": tensor})
     assert ("w" in load(data)) is not is_sparse and ("w::values" in load(data)) is is_sparse
     assert_same(decode(data), {"w": tensor})
+
+
+def parts_of(data: bytes) -> set[str]:
+    """Returns the suffixes under which the tensor `w` is stored; a plain one has an empty one."""
+    return {name.removeprefix("w") for name in load(data)}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "codebook", "indices"),
+    [
+        # Two values, a bit each, in the order of their bits: the sign counts as the highest.
+        (torch.tensor([1.5, -2.0] * 100), [1.5, -2.0], [0b01010101] * 25),
+        # Three values, two bits each; zeros have no index.
+        (
+            torch.tensor([3.0, 0.0, 1.0, 2.0] * 50),
+            [1.0, 2.0, 3.0],
+            [0b10000110, 0b00011000, 0b01100001] * 12 + [0b10000110, 0b00010000],
+        ),
+        # One value still takes a bit.
+        (torch.full((200,), 7.0), [7.0], [0] * 25),
+        # Nothing is set in 0.0, but something in -0.0.
+        (torch.tensor([0.0, -0.0, -1.0] * 200), [-0.0, -1.0], [0b01010101] * 50),
+    ],
+)
+def test_codebooks_by_hand(tensor: Tensor, codebook: list[float], indices: list[int]) -> None:
+    data = encode({"w": tensor})
+    stored = load(data)
+    assert parts_of(data) == {BITMAP, CODEBOOK, INDICES}
+    assert bits(stored["w" + CODEBOOK]) == bits(torch.tensor(codebook))
+    assert stored["w" + INDICES].tolist() == indices
+    assert_same(decode(data), {"w": tensor})
+
+
+@pytest.mark.parametrize("values", [1, 2, 3, 4, 5, 8, 9, 16, 17, 128, 129, 255, 256])
+def test_an_index_takes_the_bits_that_the_codebook_needs(values: int) -> None:
+    kept = torch.arange(1.0, values + 1).repeat(6000 // values)
+    order = torch.randperm(4000 + len(kept), generator=torch.Generator().manual_seed(0))
+    tensor = torch.cat([kept, torch.zeros(4000)])[order]
+    stored = load(encode({"w": tensor}))
+    width = max(1, math.ceil(math.log2(values)))
+    assert len(stored["w" + INDICES]) == math.ceil(len(kept) * width / 8)
+    assert len(stored["w" + CODEBOOK]) == values
+    assert_same(decode(encode({"w": tensor})), {"w": tensor})
+
+
+def test_257_values_are_too_many_wherever_the_last_one_is() -> None:
+    many = torch.arange(1.0, 257).repeat(40)
+    for last in (0, 5000, len(many) - 1):
+        assert CODEBOOK in parts_of(encode({"w": many}))
+        more = many.clone()
+        more[last] = 999.0
+        assert parts_of(encode({"w": more})) == {""}
+        assert_same(decode(encode({"w": more})), {"w": more})
+
+
+def test_equal_numbers_of_other_bits_are_other_values() -> None:
+    nans = torch.tensor([0x7FC00001, 0x7FC00002, 0x7F800000] * 100, dtype=torch.int32)
+    tensor = nans.view(torch.float32)
+    data = encode({"w": tensor})
+    assert load(data)["w" + CODEBOOK].numel() == 3
+    assert_same(decode(data), {"w": tensor})
+
+
+def sizes(tensor: Tensor) -> dict[frozenset[str], int]:
+    """Returns what each way of storing costs, counted from the description of the format."""
+    words = [bits(entry)[2] for entry in tensor.flatten()]
+    kept = [word for word in words if any(word)]
+    size, distinct = tensor.element_size(), len(set(kept))
+    gaps, run = 0, 0
+    for word in words:
+        run += 1
+        if any(word):
+            gaps += 1 + (run - 1) // 255
+            run = 0
+    bitmap = math.ceil(len(words) / 8)
+    kind, places = (GAPS, gaps) if gaps < bitmap else (BITMAP, bitmap)
+    ways = {
+        frozenset({""}): size * len(words),
+        frozenset({kind, VALUES}): places + size * len(kept) + 128,
+    }
+    if 0 < distinct <= 256:
+        indices = math.ceil(len(kept) * max(1, math.ceil(math.log2(distinct))) / 8)
+        ways[frozenset({kind, CODEBOOK, INDICES})] = places + size * distinct + indices + 256
+    return ways
+
+
+@given(
+    length=some.integers(0, 700),
+    values=some.integers(1, 300),
+    density=some.sampled_from([0.03, 0.3, 1.0]),
+    dtype=some.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.uint8]),
+    seed=some.integers(0, 2**31),
+)
+def test_the_way_chosen_is_the_smallest_and_the_first_of_equals(
+    length: int, values: int, density: float, dtype: torch.dtype, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(1, values + 1, (length,), generator=generator)
+    tensor = (drawn * (torch.rand(length, generator=generator) < density)).to(dtype)
+    ways = sizes(tensor)
+    assert parts_of(encode({"w": tensor})) == min(ways, key=lambda way: ways[way])
+
+
+def test_committed_checkpoints_keep_their_bytes() -> None:
+    files = sorted((ROOT / "checkpoints").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        data = file.read_bytes()
+        assert encode(decode(data)) == data, file.name
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.9, 0.95])
+def test_fewer_bits_take_fewer_bytes(sparsity: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensor = torch.randn(64, 64, 3, 3, generator=generator)
+    # Filled, not multiplied, which would leave -0.0 as one more value.
+    tensor.masked_fill_(torch.rand(tensor.shape, generator=generator) < sparsity, 0.0)
+    found = [len(encode({"w": tensor}))]
+    for depth in (8, 4, 2, 1):
+        codes = torch.quantile(tensor[tensor != 0], torch.linspace(0, 1, 2**depth + 2)[1:-1])
+        near = torch.bucketize(tensor, codes).clamp(max=len(codes) - 1)
+        coded = torch.where(tensor == 0, tensor, codes[near])
+        data = encode({"w": coded})
+        found.append(len(data))
+        assert_same(decode(data), {"w": coded})
+    assert found == sorted(found, reverse=True) and len(set(found)) == 5
 
 
 @pytest.mark.parametrize(
@@ -127,7 +272,8 @@ def test_bitmap_above_an_eighth_and_gaps_below() -> None:
 @given(count=some.integers(1, 3000), kept=some.floats(0, 0.2), seed=some.integers(0, 2**31))
 def test_round_trip_at_any_density(count: int, kept: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tensor = torch.ones(count) * (torch.rand(count, generator=generator) < kept)
+    values = torch.randn(count, generator=generator)
+    tensor = values * (torch.rand(count, generator=generator) < kept)
     assert_same(decode(encode({"w": tensor})), {"w": tensor})
 
 
@@ -184,6 +330,15 @@ def test_format_stays_readable() -> None:
     assert_same(decode(released()), {"b": torch.tensor([5.0]), "w": expected})
     gaps = released().replace(b'"w::bitmap"', b'"w::gaps"  ')[:-2] + b"\x00\x0e"
     assert_same(decode(gaps), {"b": torch.tensor([5.0]), "w": expected})
+    header = (
+        b'{"__metadata__":{"robustprune":"{\\"w\\": [2, 8]}"},'
+        b'"w::codebook":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        b'"w::bitmap":{"dtype":"U8","shape":[2],"data_offsets":[8,10]},'
+        b'"w::indices":{"dtype":"U8","shape":[1],"data_offsets":[10,11]}}'
+    )
+    size = struct.pack("<Q", len(header))
+    coded = size + header + struct.pack("<2f", 1.5, -2) + b"\x80\x01\x40"
+    assert_same(decode(coded), {"w": expected})
     both_ways = [b"\x00\x0f", b"\x0f\x00", b"\x00\xff", b"\xff\x00"]
     for places in both_ways:
         refused(gaps[:-2] + places)
@@ -217,19 +372,27 @@ def refused(data: bytes) -> str:
     return message
 
 
-STATE = {"w": sparse([1.0] * 20), "b": torch.ones(3), "n": torch.tensor(9)}
+STATE = {"w": counting(20, 100), "b": torch.ones(3), "n": torch.tensor(9)}
+
+# 200 entries of three values at every other place.
+CODED = {"w": torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 2.0]).repeat(50)}
+OVER_STATES = pytest.mark.parametrize("state", [STATE, CODED], ids=["values", "codebook"])
 
 
-def test_truncated_anywhere_is_refused() -> None:
-    data = encode(STATE)
+@OVER_STATES
+def test_truncated_anywhere_is_refused(state: dict[str, Tensor]) -> None:
+    data = encode(state)
     for length in range(len(data)):
         refused(data[:length])
     refused(data + b"\0")
 
 
+@OVER_STATES
 @given(position=some.integers(0, 10_000), value=some.integers(1, 255))
-def test_a_changed_byte_is_refused_or_gives_tensors(position: int, value: int) -> None:
-    data = bytearray(encode(STATE))
+def test_a_changed_byte_is_refused_or_gives_tensors(
+    state: dict[str, Tensor], position: int, value: int
+) -> None:
+    data = bytearray(encode(state))
     data[position % len(data)] ^= value
     try:
         found = decode(bytes(data))
@@ -293,6 +456,98 @@ def test_sparse_tensors_that_contradict_themselves_are_refused(
     refused(altered(change))
 
 
+def packed(*numbers: int) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.uint8)
+
+
+# 200 places, two bits each: 50 bytes.
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda stored: stored.pop("w" + BITMAP), "part"),
+        (lambda stored: stored.pop("w" + INDICES), "part"),
+        (lambda stored: stored.pop("w" + CODEBOOK), "part"),
+        (lambda stored: stored.update({"w" + VALUES: torch.ones(200)}), "loose or double"),
+        (lambda stored: stored.update({"w" + GAPS: packed(0)}), "loose or double"),
+        (lambda stored: stored.update({"x" + CODEBOOK: torch.ones(2)}), "loose or double"),
+        (lambda stored: stored.update({"x" + INDICES: packed(0)}), "loose or double"),
+        (lambda stored: stored.update({"w" + INDICES: packed(*[0] * 49)}), "49 bytes of indices"),
+        (lambda stored: stored.update({"w" + INDICES: packed(*[0] * 51)}), "51 bytes of indices"),
+        (lambda stored: stored.update({"w" + INDICES: packed()}), "0 bytes of indices"),
+        # A fourth value of three.
+        (lambda stored: stored.update({"w" + INDICES: packed(*[255] * 50)}), "beyond a codebook"),
+        (
+            lambda stored: stored.update({"w" + INDICES: packed(*[0] * 49, 0b00000011)}),
+            "beyond a codebook",
+        ),
+        (lambda stored: stored.update({"w" + INDICES: torch.zeros(50)}), "packed bytes"),
+        (
+            lambda stored: stored.update({"w" + INDICES: torch.zeros(5, 10, dtype=torch.uint8)}),
+            "packed bytes",
+        ),
+        (
+            lambda stored: stored.update({"w" + INDICES: torch.zeros(50, dtype=torch.int8)}),
+            "packed bytes",
+        ),
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.ones(0)}), "a codebook"),
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.ones(257)}), "a codebook"),
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.ones(3, 1)}), "a codebook"),
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.tensor(1.0)}), "a codebook"),
+        # A codebook of another size wants other indices.
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.ones(2)}), "bytes of indices"),
+        (lambda stored: stored.update({"w" + CODEBOOK: torch.ones(5)}), "bytes of indices"),
+        (lambda stored: stored.update({"w" + BITMAP: packed(*[255] * 50)}), "bytes of indices"),
+        (lambda stored: stored.update({"w" + BITMAP: packed(*[0] * 50)}), "bytes of indices"),
+        (lambda stored: stored.update({"w" + BITMAP: packed(0)}), "for 400 entries"),
+    ],
+)
+def test_codebooks_that_contradict_themselves_are_refused(
+    change: Callable[[dict[str, Tensor]], object], reason: str
+) -> None:
+    stored = load(encode(CODED))
+    assert set(stored) == {"w" + BITMAP, "w" + CODEBOOK, "w" + INDICES}
+    change(stored)
+    assert reason in refused(save(stored, metadata={"robustprune": '{"w": [400]}'}))
+
+
+def test_bits_behind_the_last_index_are_refused() -> None:
+    """201 indices of a bit: the last byte holds one of them, and seven bits that must be 0."""
+    tensor = torch.ones(201)
+    tensor[0] = 2.0
+    stored = load(encode({"w": tensor}))
+    assert len(stored["w" + INDICES]) == 26
+
+    def ending(byte: int) -> bytes:
+        stored["w" + INDICES][-1] = byte
+        return save(stored, metadata={"robustprune": '{"w": [201]}'})
+
+    assert decode(ending(0b0000_0000))["w"][-1] == 1
+    assert decode(ending(0b1000_0000))["w"][-1] == 2
+    for behind in range(7):
+        assert "beyond a codebook" in refused(ending(1 << behind))
+
+
+@given(
+    values=some.integers(1, 300), indices=some.binary(max_size=80), places=some.binary(max_size=80)
+)
+def test_any_parts_are_refused_or_give_a_tensor_of_the_shape(
+    values: int, indices: bytes, places: bytes
+) -> None:
+    for kind in (BITMAP, GAPS):
+        stored = {
+            "w" + CODEBOOK: torch.arange(1.0, values + 1),
+            "w" + INDICES: packed(*indices),
+            "w" + kind: packed(*places),
+        }
+        data = save(stored, metadata={"robustprune": f'{{"w": [{8 * len(places)}]}}'})
+        try:
+            found = decode(data)["w"]
+        except ManifestError as error:
+            assert str(error).isprintable()
+        else:
+            assert found.shape == (8 * len(places),) and bool(found.lt(values + 1).all())
+
+
 def test_zeros_without_end_are_refused() -> None:
     """Some hundred bytes that would unpack to gigabytes."""
     names = [f"x{number}" for number in range(5)]
@@ -305,6 +560,13 @@ def test_zeros_without_end_are_refused() -> None:
             assert all(tensor.numel() == size for tensor in decode(data).values())
         else:
             assert "more than" in refused(data)
+
+
+def test_skips_behind_the_last_value_are_refused() -> None:
+    """They would let one tensor have files of any size."""
+    stored = {"w" + VALUES: torch.ones(1), "w" + GAPS: packed(7, 255)}
+    with pytest.raises(ManifestError, match="2 gaps for 1 values of 100"):
+        decode(save(stored, metadata={"robustprune": '{"w": [100]}'}))
 
 
 def test_unaltered_is_read() -> None:
