@@ -373,7 +373,7 @@ def evaluate(
     entries = [manifest.find(name) for name in dict.fromkeys(checkpoint)]
     chosen = find(protocol or _protocol_of({entry.dataset for entry in entries}))
     _evaluate(entries, chosen, tier, with_evidence=True)
-    _print_accuracies(_table_of(entries, chosen, tier))
+    _print_accuracies(_table_of(entries, chosen, tier), chosen)
 
 
 def _protocol_of(datasets: set[str]) -> str:
@@ -424,24 +424,28 @@ def _table_of(entries: Sequence["Checkpoint"], protocol: "Protocol", tier: str) 
     return table[table["tier"] == tier]
 
 
-def _print_accuracies(table: "pd.DataFrame") -> None:
+def _print_accuracies(table: "pd.DataFrame", protocol: "Protocol") -> None:
+    from benchmark.pipeline.reporting import attack_columns
+
+    attacks = attack_columns(protocol)
     rows = [
         (
             str(row["checkpoint_id"]),
             f"{row['clean_accuracy']:.1%}",
-            f"{row['pgd_accuracy']:.1%}",
-            f"{row['autoattack_accuracy']:.1%}",
+            *(f"{row['attack_accuracies'][attack.evaluation]:.1%}" for attack in attacks),
             f"{row['certified_accuracy']:.1%} – {row['best_known_accuracy']:.1%}",
         )
         for row in table.to_dict("records")
     ]
-    _print_table(("checkpoint", "clean", "PGD", "AutoAttack", "[certified, attacked]"), rows)
+    heads = ("checkpoint", "clean", *(one.label for one in attacks), "[certified, attacked]")
+    _print_table(heads, rows)
 
 
 @app.command()
 def run(
     protocol: Annotated[
-        list[str] | None, typer.Option(help="Only these protocols; default: all with checkpoints.")
+        list[str] | None,
+        typer.Option(help="Only these protocols; default: all main ones with checkpoints."),
     ] = None,
     tier: Tier = "standard",
 ) -> None:
@@ -452,16 +456,17 @@ def run(
 
 
 def _planned(asked: Sequence[str]) -> list[tuple["Protocol", list["Checkpoint"]]]:
-    """Returns protocols with their checkpoints: those asked for, or all that have any.
+    """Returns protocols with their checkpoints: those asked for, or all main ones that have any.
 
     Raises:
         UnknownName: no such protocol.
         ManifestError: there are no checkpoints to evaluate.
     """
-    from benchmark.protocols import PROTOCOLS
+    from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS
     from benchmark.protocols import protocol as find
 
-    chosen = [find(name) for name in dict.fromkeys(asked)] or list(PROTOCOLS.values())
+    chosen = [find(name) for name in dict.fromkeys(asked)]
+    chosen = chosen or [entry for name, entry in PROTOCOLS.items() if name not in FIVE_ATTACKS]
     known = _manifest().checkpoints
     planned = [(p, [entry for entry in known if entry.dataset == p.dataset]) for p in chosen]
     filled = [(p, entries) for p, entries in planned if entries]
@@ -606,6 +611,17 @@ def schemas(
     from benchmark.schemas import export
 
     for path in export(folder):
+        out.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def handbook(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("docs/methods"),
+) -> None:
+    """Writes a page a method from its file, and a table of what works by running it."""
+    from benchmark.handbook import write
+
+    for path in write(folder):
         out.print(str(path), soft_wrap=True)
 
 

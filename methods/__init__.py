@@ -544,19 +544,19 @@ def spelling(name: str, chosen: Method) -> str:
         plain: Any = chosen
         return name.removesuffix(parent) + spelling(parent, plain.parent)
     default: Any = type(chosen)()
-    words = {value: word for word, value in _WORDS.items()}
     parts = [name]
     for field in dataclasses.fields(default):
         value = getattr(chosen, field.name)
         if value != getattr(default, field.name):
-            text = words[value] if isinstance(value, bool) else str(_plain(value))
-            parts.append(f"{field.name.replace('_', '-')}={text}")
+            parts.append(f"{field.name.replace('_', '-')}={spelled(value)}")
     return ":".join(parts)
 
 
-def _plain(value: object) -> object:
-    """Returns a fraction as a number that a file name can hold."""
-    return float(value) if isinstance(value, Fraction) else value
+def spelled(value: object) -> str:
+    """Returns how the value of a setting is spelled, so that an id and a file name can hold it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(float(value) if isinstance(value, Fraction) else value)
 
 
 def start_of(chosen: Method) -> str:

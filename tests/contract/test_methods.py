@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny import CPU, LINF, random_split, rng, same_bits, state_of, untrained
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 import methods
+from benchmark import training
 from benchmark.attacks import Steps
 from benchmark.objectives import Adversarial
 from benchmark.pruning import prunable_parameters
@@ -34,22 +36,22 @@ OVER_ALL = pytest.mark.parametrize(("name", "structure", "sparsity"), CASES)
 OVER_METHODS = pytest.mark.parametrize("name", TESTED)
 
 
-def task_of(sparsity, structure, seed=0):
+def task_of(sparsity, structure, seed=0, epochs=1, folder=None):
     return methods.Task(
         sparsity=sparsity,
         structure=structure,
         generator=rng(seed),
-        prune=training_of(seed),
-        finetune=training_of(seed + 1),
+        prune=training_of(seed, epochs, folder and folder / "prune.state"),
+        finetune=training_of(seed + 1, epochs, folder and folder / "finetune.state"),
     )
 
 
-def training_of(seed):
+def training_of(seed, epochs, state):
     return methods.Training(
         split=random_split(),
         objective=Adversarial(LINF, Steps(1, Fraction(1))),
-        stage=Stage(epochs=1, learning_rate=0.01, batch_size=20),
-        run=Run(CPU, seed=seed),
+        stage=Stage(epochs=epochs, learning_rate=0.01, batch_size=20),
+        run=Run(CPU, seed=seed, state=state),
     )
 
 
@@ -125,6 +127,56 @@ def test_a_method_is_silent_and_touches_nothing_global(name, monkeypatch, capsys
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()
     assert capsys.readouterr() == ("", "")
+
+
+def half_of(name, **settings):
+    kind = methods.method(name)
+    task = task_of(kind.largest_sparsity / 2, kind.structures[0], **settings)
+    return methods.compress(name, kind(), untrained(7), task), task
+
+
+@OVER_METHODS
+def test_nothing_is_left_on_the_network(name):
+    pruned, _ = half_of(name)
+    for module in pruned.model.modules():
+        assert not parametrize.is_parametrized(module)
+        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert not module._backward_hooks
+    assert not pruned.model.training
+    assert type(pruned.model) is type(untrained(7))
+
+
+@OVER_METHODS
+def test_a_method_stays_within_its_budget(name):
+    for epochs in (0, 3):
+        pruned, task = half_of(name, epochs=epochs)
+        assert 0 <= task.prune.meter.epochs <= epochs
+        assert task.finetune.meter.epochs == 0 or pruned.finetuned
+        assert task.finetune.meter.epochs <= epochs
+
+
+@OVER_METHODS
+def test_a_killed_method_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
+    expected, task = half_of(name, epochs=2)
+    spent = task.prune.meter.epochs + task.finetune.meter.epochs
+    original, calls = training._epoch, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) % 2 == 0:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", failing)
+        for _ in range(spent - 1):
+            with pytest.raises(KeyboardInterrupt):
+                half_of(name, epochs=2, folder=tmp_path)
+        again, _ = half_of(name, epochs=2, folder=tmp_path)
+    assert same_bits(state_of(expected.model), state_of(again.model))
+    assert all(torch.equal(expected.mask[key], again.mask[key]) for key in expected.mask)
+    # Each kill lost the epoch it struck, and nothing else was trained twice.
+    assert len(calls) == max(2 * spent - 1, 0)
 
 
 @OVER_METHODS

@@ -1,0 +1,217 @@
+"""Trains and evaluates what the papers' main claims need on MNIST, and reports each claim.
+
+Usage: python tests/bench/reproduction.py PROJECT --data-root DATA [--seeds 0,1,2] [--claims …]
+
+PROJECT is a folder for checkpoints and records; it is made if it is not there. Everything resumes:
+run it again after a kill. The report goes to stdout as Markdown.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmark import records
+from benchmark.errors import UnknownName
+from benchmark.leaderboard import compare
+from benchmark.manifest import Manifest, write_manifest
+from benchmark.pipeline import Order, Project, compress_all, evaluate_all
+from benchmark.protocols import protocol
+from benchmark.pruning import as_sparsity
+
+PROTOCOL, TIER, ARCHITECTURE = "mnist-linf", "quick", "cnn-small"
+PLAIN, CERTIFIED = ("mnist-short", "adversarial"), ("mnist-certified", "crown-ibp")
+DENSE = ("dense", "0")
+
+# How fast sparsity rises: the share of all training by which it is reached.
+ENDS = ("0.2", "0.4285714285714286", "0.7")
+
+# (method, sparsity, (recipe, objective)) of each claim; every seed has them all.
+Cell = tuple[str, str, tuple[str, str]]
+CLAIMS: dict[str, tuple[Cell, ...]] = {
+    "hydra": (("lwm-layerwise", "0.99", PLAIN), ("hydra", "0.99", PLAIN)),
+    "compact": (
+        (*DENSE, PLAIN),
+        ("compact-robust", "0.9", PLAIN),
+        (*DENSE, CERTIFIED),
+        ("compact-robust", "0.9", CERTIFIED),
+    ),
+    "pwoa": ((*DENSE, PLAIN), ("pwoa", "0.9", PLAIN), ("radmm", "0.9", PLAIN)),
+    "certified": (
+        (*DENSE, CERTIFIED),
+        ("hydra", "0.9", CERTIFIED),
+        ("lwm-layerwise", "0.9", CERTIFIED),
+    ),
+    "bap": tuple(
+        (f"{name}:end={end}" if end != ENDS[1] else name, "0.9", PLAIN)
+        for name, end in product(("bap", "adversarial-gradual"), ENDS)
+    ),
+}
+
+Row = dict[str, Any]
+
+
+def orders(claims: Sequence[str], seeds: Sequence[int]) -> list[Order]:
+    """Returns what the claims need, each network once."""
+    cells = dict.fromkeys(cell for claim in claims for cell in CLAIMS[claim])
+    return [
+        Order(
+            method=method,
+            architecture=ARCHITECTURE,
+            objective=objective,
+            structure="unstructured",
+            sparsity=as_sparsity(level),
+            seed=seed,
+            recipe=recipe,
+        )
+        for seed in seeds
+        for method, level, (recipe, objective) in cells
+    ]
+
+
+def tell(done: int, total: int, text: str) -> None:
+    """Writes a line of progress to stderr."""
+    sys.stderr.write(f"[{done}/{total}] {text}\n")
+    sys.stderr.flush()
+
+
+class Found:
+    """Finished rows by method, sparsity, objective and seed."""
+
+    def __init__(self, project: Project, seeds: Sequence[int]) -> None:
+        """Reads all records of the project's quick tier."""
+        table = records.frame(records.load_all(project.results, project.manifest()))
+        rows: list[Row] = table[table["tier"] == TIER].to_dict("records")
+        self._rows = {
+            (r["method"], as_sparsity(r["sparsity"]), r["objective"], r["seed"]): r for r in rows
+        }
+        self.budgets = {c.id: c.budget for c in project.manifest().checkpoints}
+        self.seeds = seeds
+
+    def __call__(self, method: str, level: str, cell: tuple[str, str]) -> list[Row]:
+        """Returns one row a seed.
+
+        Raises:
+            UnknownName: a network that was not evaluated.
+        """
+        keys = [(method, Fraction(level), cell[1], seed) for seed in self.seeds]
+        if missing := [key for key in keys if key not in self._rows]:
+            raise UnknownName(f"expected a record of {missing[0]}, found none; evaluate it first")
+        return [self._rows[key] for key in keys]
+
+
+def robust(row: Row) -> float:
+    """Returns the robust accuracy in percent."""
+    return 100 * float(row["robust_accuracy"])
+
+
+def certified(row: Row) -> float:
+    """Returns the certified accuracy in percent."""
+    return 100 * float(row["certified_accuracy"])
+
+
+def over(rows: Sequence[Row], parents: Sequence[Row], measure: Callable[[Row], float]) -> str:
+    """Returns what share of its parent each network keeps, in percent, and the mean."""
+    shares = [100 * measure(r) / measure(p) for r, p in zip(rows, parents, strict=True)]
+    return f"{_list(shares)}, mean {fmean(shares):.1f}"
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def _hydra(found: Found) -> Iterator[str]:
+    theirs, ours = (found(name, "0.99", PLAIN) for name in ("lwm-layerwise", "hydra"))
+    yield f"robust accuracy at 99 %, LWM layerwise: {_list([robust(r) for r in theirs])}"
+    yield f"robust accuracy at 99 %, HYDRA: {_list([robust(r) for r in ours])}"
+    for seed, first, second in zip(found.seeds, ours, theirs, strict=True):
+        said = compare(first, second)
+        gain = said.difference
+        yield (
+            f"seed {seed}: {100 * gain.value:+.1f} points "
+            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], McNemar p = {said.p:.2g}"
+        )
+
+
+def _compact(found: Found) -> Iterator[str]:
+    for cell in (PLAIN, CERTIFIED):
+        parents, ours = found(*DENSE, cell), found("compact-robust", "0.9", cell)
+        yield f"{cell[1]}: dense robust {_list([robust(r) for r in parents])}"
+        yield f"{cell[1]}: kept of the dense robust accuracy, %: {over(ours, parents, robust)}"
+        yield f"{cell[1]}: dense certified {_list([certified(r) for r in parents])}"
+        yield f"{cell[1]}: kept of dense certified accuracy, %: {over(ours, parents, certified)}"
+
+
+def _pwoa(found: Found) -> Iterator[str]:
+    parents = found(*DENSE, PLAIN)
+    yield f"robust accuracy of the teacher: {_list([robust(r) for r in parents])}"
+    for name in ("pwoa", "radmm"):
+        rows = found(name, "0.9", PLAIN)
+        spent = [found.budgets[row["checkpoint_id"]] for row in rows]
+        hours = _list([60 * budget.hours for budget in spent])
+        steps = sorted({budget.attack_steps for budget in spent})
+        yield f"{name} at 90 %: robust {_list([robust(r) for r in rows])}"
+        yield f"{name} at 90 %: kept of the teacher's, %: {over(rows, parents, robust)}"
+        yield f"{name} at 90 %: minutes of prune and finetune {hours}; attack steps {steps}"
+
+
+def _certified(found: Found) -> Iterator[str]:
+    parents = found(*DENSE, CERTIFIED)
+    yield f"dense, certified accuracy: {_list([certified(r) for r in parents])}"
+    for name in ("hydra", "lwm-layerwise"):
+        rows = found(name, "0.9", CERTIFIED)
+        yield f"{name} at 90 %, certified accuracy: {_list([certified(r) for r in rows])}"
+        yield f"{name} at 90 %, kept of the dense, %: {over(rows, parents, certified)}"
+
+
+def _bap(found: Found) -> Iterator[str]:
+    names = [method for method, _, _ in CLAIMS["bap"]]
+    for method in ("bap", "adversarial-gradual"):
+        own = [name for name in names if name.split(":")[0] == method]
+        by_schedule = [[robust(row) for row in found(name, "0.9", PLAIN)] for name in own]
+        for name, values in zip(own, by_schedule, strict=True):
+            yield f"{name} at 90 %: robust {_list(values)}"
+        spreads = [stdev(values) for values in zip(*by_schedule, strict=True)]
+        yield (
+            f"{method}: standard deviation over schedules, by seed: {_list(spreads)}, "
+            f"mean {fmean(spreads):.1f} points"
+        )
+
+
+REPORTS: dict[str, Callable[[Found], Iterator[str]]] = {
+    "hydra": _hydra,
+    "compact": _compact,
+    "pwoa": _pwoa,
+    "certified": _certified,
+    "bap": _bap,
+}
+
+
+def main() -> None:
+    """Makes, evaluates and reports."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--claims", default=",".join(CLAIMS))
+    parser.add_argument("--workers", type=int, default=0)
+    chosen = parser.parse_args()
+    claims, seeds = chosen.claims.split(","), [int(seed) for seed in chosen.seeds.split(",")]
+    chosen.project.mkdir(parents=True, exist_ok=True)
+    project = Project(chosen.project.resolve(), chosen.data_root, workers=chosen.workers)
+    if not project.manifest_path.exists():
+        write_manifest(project.manifest_path, Manifest())
+    compress_all(project, orders(claims, seeds), watch=tell)
+    evaluate_all(project, project.manifest().checkpoints, protocol(PROTOCOL), TIER, tell)
+    found = Found(project, seeds)
+    for claim in claims:
+        sys.stdout.write(f"\n### {claim}\n\n")
+        sys.stdout.writelines(f"- {line}\n" for line in REPORTS[claim](found))
+
+
+if __name__ == "__main__":
+    main()
