@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPRESS := $(BIN)/robustprune compress --fresh
+METHODS := hydra compact-robust atmc bap adversarial-gradual gradual pwoa snip radmm
 
 .PHONY: setup leaderboard test check lint bench retrain-digits clean help
 
@@ -35,8 +37,14 @@ bench: setup  ## speed, as ratios within one run
 	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
 
 retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on the same machine
-	$(BIN)/robustprune compress dense random lwm-layerwise lwm-global --recipe digits --objective adversarial --sparsity 0,0.5,0.75,0.9,0.95,0.99 --fresh
-	$(BIN)/robustprune compress dense --recipe digits --objective benign --sparsity 0 --fresh
+	$(COMPRESS) dense random lwm-layerwise lwm-global --sparsity 0,0.5,0.75,0.9,0.95,0.99
+	$(COMPRESS) dense --objective benign --sparsity 0
+	$(COMPRESS) $(METHODS) --sparsity 0.9,0.99
+	$(COMPRESS) atmc:bits=8 --sparsity 0.9
+	$(COMPRESS) lwm-layerwise compact-robust radmm pwoa --structure filter --sparsity 0.5
+	$(COMPRESS) dense lwm-layerwise hydra --objective smoothing --sparsity 0,0.9
+	$(COMPRESS) dense lwm-layerwise hydra --recipe digits-certified --objective mixtrain --sparsity 0,0.9
+	$(COMPRESS) dense lwm-layerwise hydra --recipe digits-certified --objective crown-ibp --sparsity 0,0.9
 
 clean:  ## drop caches and rendered pages; records, checkpoints and .venv stay
 	rm -rf .cache reports/site .mypy_cache .ruff_cache .benchmarks .hypothesis

@@ -13,7 +13,9 @@ import torch
 import methods
 from benchmark import records
 from benchmark.attacks import Steps, pgd
+from benchmark.handbook import listed
 from benchmark.manifest import Checkpoint, load_model, read_manifest
+from benchmark.objectives import OBJECTIVES
 from benchmark.pipeline import Project
 from benchmark.pipeline.shards import examples_of
 from benchmark.protocols import PROTOCOLS
@@ -96,7 +98,13 @@ def test_embedded_board_is_complete() -> None:
         assert found >= grid, f"{method} lacks {sorted(grid - found)}"
     assert Fraction(0) in {as_sparsity(e.sparsity) for e in embedded if e.method == "dense"}
     assert any(e.objective == "benign" and e.method == "dense" for e in SHIPPED)
-    assert sum(e.bytes for e in SHIPPED if e.dataset == "digits") < 500_000
+    papers = {name for name in listed() if methods.method(name).info.paper}
+    for level in (Fraction(9, 10), Fraction(99, 100)):
+        missing = papers - {e.method for e in embedded if as_sparsity(e.sparsity) == level}
+        assert not missing, f"{sorted(missing)} at {level}"
+    assert {e.objective for e in SHIPPED if e.dataset == "digits"} == OBJECTIVES.keys() - {"trades"}
+    # Fifty files of at most 40 kB; git keeps each version of them.
+    assert sum(e.bytes for e in SHIPPED if e.dataset == "digits") < 800_000
 
 
 def test_committed_records_are_valid(tmp_path: Path) -> None:
