@@ -15,6 +15,7 @@ from benchmark.architectures import Classifier, initialise
 from benchmark.attacks import Steps
 from benchmark.datasets import TensorSplit, load
 from benchmark.digests import seed_from
+from benchmark.distributed import steady
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
 from benchmark.manifest import empty_network
@@ -294,7 +295,8 @@ def write(folder: Path) -> list[Path]:
     """
     names = listed()
     pages = {folder / f"{name}.md": page(name) for name in names}
-    pages[folder / "README.md"] = overview({name: works(name) for name in names})
+    with steady():
+        pages[folder / "README.md"] = overview({name: works(name) for name in names})
     for path, text in pages.items():
         write_atomically(path, text.encode())
     return list(pages)

@@ -467,7 +467,7 @@ def configured(spelling: str) -> Method:
     takes the settings of its parent.
 
     Raises:
-        UnknownName: no such method, or no such field; near matches are named.
+        UnknownName: no such method, field or start; near matches are named.
         ContractError: a value of another kind, or one that the method refuses; or a spelling too
             long for a checkpoint id.
     """
@@ -491,6 +491,7 @@ def configured(spelling: str) -> Method:
             raise ContractError(f"expected each setting of {name} once, got {shorten(key)} twice")
         values[field] = _read(hints[field], text, f"{name}:{key}")
     chosen: Method = kind(**values)
+    start_of(chosen)  # refuses a start that is not known
     return chosen
 
 
@@ -556,7 +557,7 @@ def spelled(value: object) -> str:
     """Returns how the value of a setting is spelled, so that an id and a file name can hold it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(float(value) if isinstance(value, Fraction) else value)
+    return str(float(value) if isinstance(value, Fraction) else value).replace("e+", "e")
 
 
 def start_of(chosen: Method) -> str:

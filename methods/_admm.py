@@ -49,10 +49,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuses schedules that mean nothing."""
-        if not 0 < self.interval < 1 or not min(self.rho, self.growth) > 0:
+        limit = self.rho if self.largest is None else self.largest
+        positive = min(self.rho, self.growth, limit) > 0
+        if not 0 < self.interval < 1 or not positive:
             raise ContractError(
-                f"expected an interval in (0, 1), rho > 0 and a growth > 0, got {self.interval}, "
-                f"{self.rho} and {self.growth}; correct the method's settings"
+                f"expected an interval in (0, 1), rho, its growth and its limit > 0, got "
+                f"{self.interval}, {self.rho}, {self.growth} and {self.largest}; correct the "
+                "method's settings"
             )
 
     def intervals(self, moment: Moment) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.attacks import deepfool
+from benchmark.errors import ContractError
 from benchmark.objectives import Moment
 from benchmark.objectives.adversarial import evaluating
 
@@ -43,6 +44,14 @@ class DeepFool:
     candidates: int = 10
     overshoot: float = 0.02
 
+    def __post_init__(self) -> None:
+        """Refuses walks that go nowhere."""
+        if self.steps < 1 or self.candidates < 2 or self.overshoot < 0:
+            raise ContractError(
+                "expected iterations >= 1, candidates >= 2 and overshoot >= 0, got "
+                f"{self.steps}, {self.candidates} and {self.overshoot}"
+            )
+
     @property
     def attack_steps(self) -> int:
         """Backward passes: one a step for each other class. Fewer once examples have left."""
@@ -73,6 +82,11 @@ class Halves:
 
     attack: Attack
     smoothing: float
+
+    def __post_init__(self) -> None:
+        """Refuses labels that are none."""
+        if not 0 <= self.smoothing < 1:
+            raise ContractError(f"expected smoothing in [0, 1), got {self.smoothing}")
 
     @property
     def attack_steps(self) -> int:

@@ -14,6 +14,8 @@ Departures, since the paper prunes before training and this benchmark after it:
   behind a network trained from scratch for as long as pretraining took.
 - Where the parent starts from an untrained network, so do both controls, and then they are the same
   but for the shuffling: the epochs before finetuning went into the mask alone.
+- Where the parent finetunes by itself, under a loss of its own, the controls are finetuned by the
+  engine under the cell's: they then differ from it in more than the mask.
 - Of filters and channels whole ones are shuffled, so that they stay removed as units.
 """
 
@@ -30,7 +32,7 @@ from benchmark.architectures import initialise
 from benchmark.errors import shorten
 from benchmark.objectives import OBJECTIVES
 from benchmark.pruning import Mask, Scope, Structure
-from methods import Info, Method, Pruned, Task, compress, start_of
+from methods import Info, Meter, Method, Pruned, Task, compress, start_of
 
 _AUTHORS = ("Jonathan Frankle", "Gintare Karolina Dziugaite", "Daniel M. Roy", "Michael Carbin")
 _PAPER = (
@@ -80,9 +82,9 @@ def shuffled(name: str, kind: type[Method]) -> type[Method]:
         def compress(self, model: nn.Module, task: Task) -> Pruned:
             """Returns the network with as many units of each layer zeroed as the parent zeroes."""
             pretrained = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-            pruned = compress(name, self.parent, model, _for_a_mask(task))
+            pruned = _pruned(name, self.parent, model, task)
             pruned.model.load_state_dict(pretrained)
-            return _masked(pruned.model, shuffle(pruned.mask, task.structure, task.generator))
+            return _masked(pruned, shuffle(pruned.mask, task.structure, task.generator))
 
     return Shuffled
 
@@ -112,22 +114,28 @@ def reinitialised(name: str, kind: type[Method]) -> type[Method]:
 
         def compress(self, model: nn.Module, task: Task) -> Pruned:
             """Returns the network with the parent's mask and nothing else of it."""
-            pruned = compress(name, self.parent, model, _for_a_mask(task))
+            pruned = _pruned(name, self.parent, model, task)
             initialise(pruned.model, task.generator)
-            return _masked(pruned.model, pruned.mask)
+            return _masked(pruned, pruned.mask)
 
     return Reinitialised
 
 
-def _for_a_mask(task: Task) -> Task:
-    """Returns the task without finetuning: a parent's finetuned weights would be thrown away."""
-    stage = replace(task.finetune.stage, epochs=0)
-    return replace(task, finetune=replace(task.finetune, stage=stage))
+def _pruned(name: str, parent: Method, model: nn.Module, task: Task) -> Pruned:
+    """Returns what the parent prunes, spared the finetuning, whose weights would be thrown away.
+
+    It sees the stage as it is, since a schedule may run over all training, but with every epoch
+    spent. Where it wants no finetuning at all, its control gets none either.
+    """
+    tune = task.finetune
+    spent = replace(tune, meter=Meter(epochs=tune.stage.epochs))
+    pruned = compress(name, parent, model, replace(task, finetune=spent))
+    return replace(pruned, finetuned=pruned.finetuned and spent.meter.calls == 0)
 
 
-def _masked(model: nn.Module, mask: Mask) -> Pruned:
-    mask.apply(model)
-    return Pruned(model, mask)
+def _masked(pruned: Pruned, mask: Mask) -> Pruned:
+    mask.apply(pruned.model)
+    return replace(pruned, mask=mask)
 
 
 def shuffle(mask: Mask, structure: Structure, generator: torch.Generator) -> Mask:

@@ -31,6 +31,8 @@ Departures from the code (the papers' own text was not available beyond their ab
   a multiple of the frequency; and at least ten times, where the ramp is shorter than that.
 - Schedule of the learning rate, batch size and weight decay are the recipe's, whose schedule starts
   over where finetuning begins; the paper has a constant rate, batches of 128 and no decay.
+- Adam's 0.001 is made for the paper's 33 000 steps. Where a recipe has two thousand (digits),
+  `optimiser=sgd:learning-rate=0.05` learned more on held-out training images.
 """
 
 from dataclasses import dataclass
@@ -157,9 +159,13 @@ class Bap(GradualPruning):
             raise ContractError(
                 f"expected delta > 0 and rho in (0, 1], got {self.delta} and {self.rho}"
             )
+        self._objective()  # refuses what its parts refuse
 
     def compress(self, model: nn.Module, task: Task) -> Pruned:
         """Returns the network trained to the end, finetuning included."""
+        return self.train_throughout(model, task, self._objective())
+
+    def _objective(self) -> Halves:
         fool = DeepFool(self.iterations, self.candidates, self.overshoot)
         attack = CutOffScale(fool, self.order, self.cal_delta, self.delta, self.rho)
-        return self.train_throughout(model, task, Halves(attack, self.smoothing))
+        return Halves(attack, self.smoothing)

@@ -257,9 +257,10 @@ def distillation(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         wanted: (N, K) of the teacher.
         temperature: T, which divides both.
     """
+    # Soft answers are nearly equal: in half precision their difference would be rounding.
     divergence = functional.kl_div(
-        functional.log_softmax(logits / temperature, dim=1),
-        functional.log_softmax(wanted / temperature, dim=1),
+        functional.log_softmax(logits.float() / temperature, dim=1),
+        functional.log_softmax(wanted.float() / temperature, dim=1),
         reduction="sum",
         log_target=True,
     )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import methods
 from benchmark import weights
 from benchmark.architectures import Classifier, initialise
 from benchmark.datasets import Split, describe, load
-from benchmark.digests import digest_of, seed_from, sha256_of_bytes
+from benchmark.digests import digest_of, seed_from, sha256_of_bytes, sha256_of_file
 from benchmark.distributed import (
     choose_device,
     choose_workers,
@@ -79,13 +79,30 @@ class _Job:
     @property
     def states(self) -> Path:
         """Where the training states of this order lie while it is made, but for a suffix."""
-        address = digest_of([self.order, recipe(self.order.recipe).digest, self.threads])
+        address = digest_of(
+            {
+                "order": self.order,
+                "recipe": recipe(self.order.recipe).digest,
+                "data": _data_of(self.project, self.order)[1],
+                "threads": self.threads,
+                "environment": environment(choose_device(self.project.device)),
+                "engine": engine_digest(),
+                "methods": methods_digest(),
+            }
+        )
         return self.project.cache / "training" / f"{address[:32]}.state"
 
     def forget(self) -> None:
         """Drops those states."""
         for state in self.states.parent.glob(f"{self.states.stem}-*"):
             state.unlink()
+
+
+@cache
+def methods_digest() -> str:
+    """Returns a digest of the methods' sources: a mended bug ends what was half trained."""
+    files = sorted(Path(methods.__file__).parent.glob("*.py"))
+    return digest_of([[file.name, sha256_of_file(file)] for file in files])
 
 
 def plan_orders(

@@ -399,7 +399,7 @@ BUDGET = {
     "pretrain_epochs": "of these: pretrain",
     "prune_epochs": "of these: prune",
     "finetune_epochs": "of these: finetune",
-    "attack_steps": "attack steps in training",
+    "attack_steps": "attack steps in pruning and finetuning",
     "hours": "hours",
     "device": "device",
 }

@@ -178,3 +178,20 @@ def test_both_stages_are_spent_without_an_epsilon():
 def test_perturbations_that_would_vanish_or_grow_are_refused(settings):
     with pytest.raises(ContractError, match="expected"):
         Bap(**settings)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "bap:smoothing=2.0",
+        "bap:iterations=0",
+        "bap:candidates=1",
+        "bap:overshoot=-0.1",
+        "adversarial-gradual:epsilon=-1",
+        "adversarial-gradual:smoothing=1.0",
+        "pwoa:rho-largest=-1",
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_any_training(spelled):
+    with pytest.raises(ContractError, match="expected .*, got"):
+        methods.configured(spelled)

@@ -277,3 +277,13 @@ def test_plans_spell_settings_in_one_way(starter: str) -> None:
 def test_objectives_that_a_method_refuses_are_not_planned(starter: str) -> None:
     with pytest.raises(ContractError, match="starter works under adversarial, not benign"):
         plan_orders([starter], [Fraction(1, 2)], replace(ORDER, objective="benign"))
+
+
+def test_a_mended_method_does_not_take_over_what_was_half_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = compressing._Job(project(tmp_path), ORDER, 1)
+    before = job.states
+    assert job.states == before
+    monkeypatch.setattr(compressing, "methods_digest", lambda: "other sources")
+    assert job.states != before

@@ -408,7 +408,7 @@ def test_the_checkpoint_page_shows_how_it_came_about(pages):
         "apgd-ce autoattack 3/16 300 3 0.5",
         "3/16 protocol",
         "crown 200, ibp 20",
-        "attack steps in training 10",
+        "attack steps in pruning and finetuning 10",
         "2.3 M",
         "torch 2.14.1",
         board_frame().iloc[16]["sha256"],

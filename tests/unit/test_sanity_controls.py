@@ -293,3 +293,28 @@ def test_a_control_cannot_spend_more_than_the_stage() -> None:
         methods.compress(
             "shuffled-training", kind(parent=Training(epochs=3)), untrained(7), task_of()
         )
+
+
+@pytest.mark.parametrize("name", ["gradual", "bap", "atmc", "pwoa"])
+def test_the_mask_is_that_of_the_parent_in_the_same_task(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Schedules that run over all training must not notice that finetuning is left out.
+    def long() -> Task:
+        task = task_of(sparsity=Fraction(9, 10))
+        stage = dataclasses.replace(task.finetune.stage, epochs=5)
+        return dataclasses.replace(task, finetune=dataclasses.replace(task.finetune, stage=stage))
+
+    parent = compressed(name, long())
+    task = long()
+    control = compressed(f"reinitialised-{name}", task)
+    assert all(torch.equal(parent.mask[key], control.mask[key]) for key in parent.mask)
+    assert not control.finetuned
+    assert (task.finetune.meter.epochs, task.finetune.meter.calls) == (0, 0)
+
+
+def test_a_control_of_what_is_not_finetuned_is_not_finetuned_either() -> None:
+    chosen = methods.configured("shuffled-hydra:finetune=no")
+    assert methods.compress("shuffled-hydra", chosen, untrained(7), task_of()).finetuned
+    chosen = methods.configured("shuffled-hydra")
+    assert not methods.compress("shuffled-hydra", chosen, untrained(7), task_of()).finetuned
