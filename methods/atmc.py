@@ -35,14 +35,13 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from benchmark.errors import ContractError
-from benchmark.objectives import Moment, Objective
 from benchmark.pruning import Mask, Scope, Structure, mask_from_scores, prunable_parameters
 from methods import Info, Pruned, Task, Training, register
 from methods._codebooks import Quantising
 from methods._factors import compose, factorised, pieces, project
+from methods._mixed import Mixed
 
 
 @register("atmc")
@@ -131,7 +130,7 @@ class Atmc:
 
     def _finetune(self, model: nn.Module, mask: Mask, training: Training) -> None:
         if self.bits == 32:
-            training.fit(model, mask=mask, objective=_Mixed(training.objective, self.clean))
+            training.fit(model, mask=mask, objective=Mixed(training.objective, self.clean))
             return
         # The mask names parameters of what is trained.
         inner = Mask({f"network.{name}": tensor for name, tensor in mask.items()})
@@ -142,49 +141,7 @@ class Atmc:
 
 
 @dataclass(frozen=True)
-class _Mixed:
-    """The cell's loss and the cross-entropy of unmodified inputs.
-
-    Attributes:
-        objective: the cell's loss.
-        clean: share of the cross-entropy, in [0, 1].
-    """
-
-    objective: Objective
-    clean: Fraction
-
-    @property
-    def attack_steps(self) -> int:
-        """Those of the cell's loss."""
-        return self.objective.attack_steps
-
-    def loss(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        moment: Moment,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Returns clean * CE + (1 - clean) * the cell's loss, and a penalty if any (scalar)."""
-        network = self.begin_step(model)
-        robust = self.objective.loss(network, inputs, labels, moment=moment, generator=generator)
-        clean = functional.cross_entropy(network(inputs), labels)
-        mixed = float(self.clean) * clean + float(1 - self.clean) * robust
-        return mixed + self.penalty(model)
-
-    def begin_step(self, model: nn.Module) -> nn.Module:
-        """Returns the network inside of what is trained."""
-        return model
-
-    def penalty(self, model: nn.Module) -> Tensor | float:
-        """Returns what is added to the loss."""
-        return 0.0
-
-
-@dataclass(frozen=True)
-class _Projected(_Mixed):
+class _Projected(Mixed):
     """The same, on weights or factors that are projected before each step.
 
     The loop has no place behind a step; before the next one is the same, but for the last.
@@ -202,7 +159,7 @@ class _Projected(_Mixed):
 
 
 @dataclass(frozen=True)
-class _Drawn(_Mixed):
+class _Drawn(Mixed):
     """The same, drawn to quantised weights; what is trained is a `Quantising`.
 
     Attributes:

@@ -37,24 +37,22 @@ Departures:
   own. That their adversarial finetuning starts from the same pruned network is a reconstruction.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from benchmark.attacks import Steps, ascend
+from benchmark.attacks import Steps
 from benchmark.errors import ContractError
 from benchmark.objectives import Moment, Objective
-from benchmark.objectives.adversarial import evaluating
 from benchmark.pruning import Mask, Scope, Structure, prunable_parameters
 from benchmark.threat import ThreatModel
 from methods import Info, Pruned, Task, register
 from methods._admm import Penalised, Schedule, Variables, nearest
 from methods._hsic import Bottleneck, hidden_outputs
+from methods._imitation import Mix, Pupil, distillation
 
 
 @register("pwoa")
@@ -142,7 +140,7 @@ class Pwoa:
         task.finetune.fit(pupil, mask=inside, objective=replace(imitation, bottleneck=bottleneck))
         return Pruned(model, mask, finetuned=True)
 
-    def _mix(self, objective: Objective) -> "Mix | None":
+    def _mix(self, objective: Objective) -> Mix | None:
         """Returns which batches are attacked, if any, and with the inner attack of which cell."""
         if self.mix_ratio == 0:
             return None
@@ -153,53 +151,6 @@ class Pwoa:
                 f"got {type(objective).__name__}; use adversarial or trades"
             )
         return Mix(self.mix_ratio, threat, steps)
-
-
-class Pupil(nn.Module):
-    """A network, and beside it a frozen copy of it as it was, its teacher."""
-
-    def __init__(self, student: nn.Module) -> None:
-        """Copies the student as it is now."""
-        super().__init__()
-        self.student = student
-        self.teacher = copy.deepcopy(student).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Pupil":
-        """Sets the mode of the student; the teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Batches replaced by adversarial examples of the network.
-
-    Attributes:
-        share: of batches, in (0, 1].
-        threat: ball of the attack.
-        steps: of the attack.
-    """
-
-    share: float
-    threat: ThreatModel
-    steps: Steps
-
-    def apply(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Returns the batch or, with a chance of `share`, its adversarial examples."""
-        if float(torch.rand((), generator=generator, device=inputs.device)) >= self.share:
-            return inputs
-        with evaluating(model):
-            return ascend(
-                model,
-                lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-                inputs,
-                self.threat.random_start(inputs, generator),
-                threat=self.threat,
-                steps=self.steps,
-            )
 
 
 @dataclass(frozen=True)
@@ -247,21 +198,3 @@ class Imitation:
     def _weighted(self, logits: Tensor, wanted: Tensor) -> Tensor:
         alpha = self.alpha_per_class * logits.shape[1]
         return alpha * distillation(logits, wanted, self.temperature)
-
-
-def distillation(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Returns T^2 times KL(teacher || student), its mean taken over all N K entries.
-
-    Args:
-        logits: (N, K) of the student.
-        wanted: (N, K) of the teacher.
-        temperature: T, which divides both.
-    """
-    # Soft answers are nearly equal: in half precision their difference would be rounding.
-    divergence = functional.kl_div(
-        functional.log_softmax(logits.float() / temperature, dim=1),
-        functional.log_softmax(wanted.float() / temperature, dim=1),
-        reduction="sum",
-        log_target=True,
-    )
-    return temperature**2 * divergence / logits.numel()

@@ -25,7 +25,8 @@ from benchmark.weights import encode
 from methods import Pruned, Task, Training
 from methods._codebooks import Quantising, codebook, quantised
 from methods._factors import compose, factorised, pieces, project
-from methods.atmc import Atmc, _Drawn, _fill_and_prune, _Mixed, _Projected
+from methods._mixed import Mixed
+from methods.atmc import Atmc, _Drawn, _fill_and_prune, _Projected
 
 HALF = Fraction(1, 2)
 START = Moment(0.0, 1)
@@ -232,10 +233,10 @@ def test_the_loss_mixes_clean_and_attacked_inputs(clean: Fraction) -> None:
     model, (inputs, labels) = untrained(7).train(), batch()
     attacked = ATTACK.loss(model, inputs, labels, moment=START, generator=rng(1))
     plain = functional.cross_entropy(model(inputs), labels)
-    found = _Mixed(ATTACK, clean).loss(model, inputs, labels, moment=START, generator=rng(1))
+    found = Mixed(ATTACK, clean).loss(model, inputs, labels, moment=START, generator=rng(1))
     assert torch.isclose(found, clean.numerator / clean.denominator * (plain - attacked) + attacked)
     assert not torch.isclose(plain, attacked)
-    assert _Mixed(ATTACK, clean).attack_steps == 1
+    assert Mixed(ATTACK, clean).attack_steps == 1
 
 
 # --- what is removed from the composed weights
