@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# How long an example takes is the machine's business: a busy one would fail tests.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A package that a test installs: collected here, its method would be registered twice.
 collect_ignore = ["plugin_package"]

@@ -74,7 +74,7 @@ def test_killed_at_random_moments(
             records.read(path)  # whole, or not there
     assert kills, "no kill met a running process"
     process = start(project, workers)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=600)
     assert "finished" in out, errors
     assert contents(project) == reference
 
@@ -83,7 +83,7 @@ def test_two_processes_give_the_same_bits_as_none(
     tmp_path: Path, reference: dict[str, tuple[str, bytes]]
 ) -> None:
     project = make_project(tmp_path, DENSE, SPARSE)
-    out, errors = start(project, 2).communicate(timeout=300)
+    out, errors = start(project, 2).communicate(timeout=1200)
     assert "finished" in out, errors
     assert contents(project) == reference
 
@@ -147,7 +147,7 @@ def test_compress_killed_after_each_epoch_makes_the_same_bits(tmp_path: Path) ->
         return [p.stat().st_mtime_ns for p in (root / ".cache").rglob("*.state")]
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    out, errors = begin(whole).communicate(timeout=300)
+    out, errors = begin(whole).communicate(timeout=1200)
     assert "finished" in out, errors
     kills = 0
     for _ in range(3):
@@ -158,7 +158,7 @@ def test_compress_killed_after_each_epoch_makes_the_same_bits(tmp_path: Path) ->
         process.kill()
         process.communicate()
     assert kills, "no kill met a running process"
-    out, errors = begin(parts).communicate(timeout=300)
+    out, errors = begin(parts).communicate(timeout=1200)
     assert "finished" in out, errors
     assert weights(parts) == weights(whole)
     assert not states(parts), "states are dropped once the checkpoint is there"

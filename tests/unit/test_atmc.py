@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from tiny import CPU, LINF, random_split, rng, same_bits, state_of, untrained
 from torch import Tensor, nn
@@ -31,8 +31,6 @@ from methods.atmc import Atmc, _Drawn, _fill_and_prune, _Projected
 HALF = Fraction(1, 2)
 START = Moment(0.0, 1)
 
-# A first call warms torch up, which on a busy machine takes longer than a deadline.
-steady = settings(deadline=None)
 ATTACK = Adversarial(LINF, Steps(1, Fraction(1)))
 
 
@@ -168,7 +166,6 @@ def test_everything_else_that_was_learnt_comes_back() -> None:
 # --- projection
 
 
-@steady
 @given(
     sizes=some.lists(some.integers(1, 12), min_size=1, max_size=4),
     values=some.sampled_from([1, 2, 1000]),
@@ -284,7 +281,6 @@ def best(values: Tensor, size: int) -> float:
     )
 
 
-@steady
 @given(
     groups=some.lists(some.integers(-50, 50), min_size=2, max_size=3, unique=True),
     each=some.integers(1, 3),
@@ -302,7 +298,6 @@ def test_k_means_finds_the_optimum_of_separate_groups(
     )
 
 
-@steady
 @given(some.lists(some.floats(-1, 1, width=32), min_size=4, max_size=9), some.integers(2, 3))
 def test_k_means_is_a_fixed_point_between_its_start_and_the_optimum(
     numbers: list[float], size: int
@@ -338,7 +333,6 @@ def test_zero_is_fixed_and_no_other_weight_becomes_zero() -> None:
     assert quantised(torch.zeros(3, 2), 4).tolist() == [[0.0, 0.0]] * 3
 
 
-@steady
 @given(some.integers(1, 300), some.sampled_from([1, 2, 16, 256]), some.integers(0, 2**31))
 def test_quantised_values_are_few_and_each_the_nearest(count: int, size: int, seed: int) -> None:
     values = torch.randn(count, generator=rng(seed))

@@ -34,7 +34,7 @@ from benchmark.statistics import (
 )
 
 # The same examples on every machine, however busy it is.
-steady = settings(deadline=None, derandomize=True)
+steady = settings(derandomize=True)
 
 INTERVALS = {"wilson": wilson, "exact": clopper_pearson}
 
