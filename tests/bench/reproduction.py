@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -373,7 +374,8 @@ def main() -> None:
         size = protocol(PROTOCOL).examples(claim.tier)
         lines = claim.report(Found(project, claim.tier, seeds))
         sys.stdout.write(f"\n## {claim.title}\n\n")
-        sys.stdout.write("\n".join([claim.says, "", f"{size} test images.", "", *lines]) + "\n")
+        says = fill(f"{claim.says} Evaluated on {size:,} test images.", 100)
+        sys.stdout.write("\n".join([says, "", *lines]) + "\n")
 
 
 if __name__ == "__main__":
