@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from benchmark.pruning import prunable_parameters
+from benchmark.pruning import largest, prunable_parameters
 
 
 class Factors(nn.Module):
@@ -85,10 +85,7 @@ def project(tensors: Sequence[Tensor], kept: int) -> None:
         kept: how many entries stay; of equal ones the last.
     """
     sizes = torch.cat([tensor.abs().flatten() for tensor in tensors])
-    least = sizes.topk(kept).values.min() if kept else sizes.new_tensor(float("inf"))
-    tied = sizes == least
-    surplus = (sizes >= least).sum() - kept
-    keep = (sizes > least) | (tied & (tied.cumsum(0) > surplus))
+    keep = largest(sizes, kept)
     parts = torch.split(keep, [tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.masked_fill_(~part.view(tensor.shape), 0.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attacks import Steps, ascend
+from benchmark.attacks import Steps, ascend, cross_entropy
 from benchmark.objectives.adversarial import evaluating
 from benchmark.threat import ThreatModel
 
@@ -55,7 +55,7 @@ class Mix:
         with evaluating(model):
             return ascend(
                 model,
-                lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
+                cross_entropy(labels),
                 inputs,
                 self.threat.random_start(inputs, generator),
                 threat=self.threat,

@@ -30,7 +30,7 @@ from torch.nn.utils import parametrize
 
 from benchmark.errors import ContractError, lookup
 from benchmark.objectives import Moment, Objective
-from benchmark.pruning import Scope, Structure, mask_from_scores, prunable_parameters
+from benchmark.pruning import Scope, Structure, largest, mask_from_scores, prunable_parameters
 from methods import Info, Pruned, Task, register
 
 
@@ -141,8 +141,6 @@ def scaled_scores(weight: Tensor, kappa: float) -> Tensor:
 def keep_largest(scores: Tensor, sparsity: Fraction) -> Tensor:
     """Returns what `mask_from_scores` keeps of one layer, found on the scores' device.
 
-    A sort on the CPU in each training step would take longer than the step.
-
     Args:
         scores: higher = keep, in float32, none of them NaN.
         sparsity: share removed, in [0, 1].
@@ -151,13 +149,7 @@ def keep_largest(scores: Tensor, sparsity: Fraction) -> Tensor:
         Bool tensor of the scores' shape.
     """
     flat = scores.flatten()
-    kept = len(flat) - round(sparsity * len(flat))
-    if kept == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = flat.topk(kept, sorted=False).values.amin()
-    above, level = flat > threshold, flat == threshold
-    surplus = above.sum() + level.sum() - kept
-    return (above | level & (level.cumsum(0) > surplus)).view(scores.shape)
+    return largest(flat, len(flat) - round(sparsity * len(flat))).view(scores.shape)
 
 
 class _Scored(nn.Module):

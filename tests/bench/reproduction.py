@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from textwrap import fill
 from typing import Any
 
+import pandas as pd
 import torch
 
 from benchmark import records
@@ -76,9 +77,10 @@ def tell(done: int, total: int, text: str) -> None:
 class Found:
     """Finished rows of a tier by method, sparsity, objective and seed."""
 
-    def __init__(self, project: Project, tier: str, seeds: Sequence[int]) -> None:
-        """Reads all records of the project that cover the tier."""
-        table = records.frame(records.load_all(project.results, project.manifest()))
+    def __init__(
+        self, project: Project, table: pd.DataFrame, tier: str, seeds: Sequence[int]
+    ) -> None:
+        """Takes the lines of a frame of records that cover the tier."""
         rows: list[Row] = table[table["tier"] == tier].to_dict("records")
         self._rows = {
             (r["method"], as_sparsity(r["sparsity"]), r["objective"], r["seed"]): r for r in rows
@@ -251,6 +253,7 @@ def _varies_less(found: Found) -> Lines:
 
 
 def _area(row: Row) -> float:
+    """Returns AER's robustness in percent."""
     return 100 * float(row["aer_robustness"])
 
 
@@ -388,10 +391,11 @@ def main() -> None:
             if (entry.method, entry.objective, as_sparsity(entry.sparsity), entry.seed) in wanted
         ]
         evaluate_all(project, entries, protocol(PROTOCOL), claim.tier, tell)
+    frame = records.frame(records.load_all(project.results, project.manifest()))
     sys.stdout.write(HEAD)
     for claim in claims:
         size = protocol(PROTOCOL).examples(claim.tier)
-        lines = claim.report(Found(project, claim.tier, seeds))
+        lines = claim.report(Found(project, frame, claim.tier, seeds))
         sys.stdout.write(f"\n## {claim.title}\n\n")
         says = fill(f"{claim.says} Evaluated on {size:,} test images.", 100)
         sys.stdout.write("\n".join([says, "", *lines]) + "\n")
