@@ -109,6 +109,34 @@ def ascend(
     return current.detach()
 
 
+def worst_found(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    threat: ThreatModel,
+    steps: Steps,
+    generator: torch.Generator,
+) -> Tensor:
+    """Returns PGD examples for training: from a random start, up the cross-entropy.
+
+    Args:
+        model: its mode (train or eval) is the caller's choice.
+        inputs: (N, C, H, W) originals in [0, 1].
+        labels: (N,) classes to be left.
+        threat: ball and box of the result.
+        steps: number and size of steps.
+        generator: of the start.
+
+    Returns:
+        (N, C, H, W) inside ball and box, detached.
+
+    Source: Madry et al. 2018, equation 3.
+    """
+    start = threat.random_start(inputs, generator)
+    return ascend(model, cross_entropy(labels), inputs, start, threat=threat, steps=steps)
+
+
 @dataclass(frozen=True)
 class Trace:
     """What an attack claims; the engine re-checks all of it.

@@ -1,21 +1,22 @@
-"""ADMM weight pruning: training towards a sparse copy of the weights, one projection after another.
+"""ADMM: training towards a sparse or quantised copy of the weights, one projection after another.
 
-The loss is minimised over the weights W while a copy Z of them is kept sparse and a scaled dual
-variable U adds up how far the two are apart:
+The loss is minimised over the weights W while a copy Z of them is kept sparse, or at few values,
+and a scaled dual variable U adds up how far the two are apart:
 
     minimise  loss(W) + rho / 2 * |W - Z + U|^2,   then   Z := P(W + U),   U := U + W - Z
 
-with P the nearest weights of the wanted sparsity. Weights that have learnt to live near their own
-projection lose little when they are set to it.
+with P the nearest weights of the wanted sparsity, or of a codebook. Weights that have learnt to
+live near their own projection lose little when they are set to it.
 
 Source: S. Boyd et al., "Distributed Optimization and Statistical Learning via the Alternating
 Direction Method of Multipliers", 2011, section 9.1 (a cardinality constraint); T. Zhang et al., "A
 Systematic DNN Weight Pruning Framework using Alternating Direction Method of Multipliers", ECCV
-2018 (arXiv 1804.03294).
+2018 (arXiv 1804.03294); C. Leng et al., "Extremely Low Bit Neural Network: Squeeze the Last Bit Out
+with ADMM", AAAI 2018 (arXiv 1707.09870), for quantised weights.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
@@ -92,64 +93,58 @@ def nearest(
     return mask_from_scores(scores, sparsity, "layerwise", structure)
 
 
-class Variables(nn.Module):
+class Splitting(nn.Module):
     """A network with ADMM's variables beside it, in buffers, so that its training can be resumed.
 
-    Only weights that are trained take part; a frozen network inside is left alone, and so are
-    layers whose units the structure never removes.
+    Only weights that are trained take part; a frozen network inside is left alone.
 
     Attributes:
         network: what is trained.
         targets: (n,) Z of the layers that take part, one after the other.
         duals: (n,) U.
-        done: intervals that were over at the last update.
     """
 
     targets: Tensor
     duals: Tensor
-    done: Tensor
 
-    def __init__(self, network: nn.Module, sparsity: Fraction, structure: Structure) -> None:
-        """Starts at Z = P(W) and U = 0."""
+    def __init__(self, network: nn.Module) -> None:
+        """Starts at Z = W and U = 0."""
         super().__init__()
-        self.network, self.sparsity, self.structure = network, sparsity, structure
+        self.network = network
         weights = self.weights().detach()
         self.register_buffer("duals", torch.zeros_like(weights))
-        self.register_buffer("targets", self.project(weights))
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("targets", weights.clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the network's logits."""
         logits: Tensor = self.network(inputs)
         return logits
 
-    def _trained(self) -> dict[str, nn.Parameter]:
+    def layers(self) -> dict[str, nn.Parameter]:
+        """Returns the weights that take part, in order of definition."""
         parameters = prunable_parameters(self.network)
         return {name: p for name, p in parameters.items() if p.requires_grad}
 
-    def _layers(self) -> dict[str, nn.Parameter]:
-        trained = self._trained()
-        return {name: trained[name] for name in eligible([*trained], self.structure)}
-
     def weights(self) -> Tensor:
         """Returns (n,) the weights W of the layers that take part."""
-        return torch.cat([weight.flatten() for weight in self._layers().values()])
+        return torch.cat([weight.flatten() for weight in self.layers().values()])
 
-    def project(self, values: Tensor) -> Tensor:
-        """Returns (n,) the nearest values that have the sparsity in each layer."""
-        layers, trained = self._layers(), self._trained()
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """Returns (n,) values by layer, in the layers' shapes."""
+        layers = self.layers()
         parts = torch.split(values, [layer.numel() for layer in layers.values()])
-        moved = {
+        return {
             name: part.view(layer.shape)
             for (name, layer), part in zip(layers.items(), parts, strict=True)
         }
-        kept = nearest({**trained, **moved}, self.sparsity, self.structure)
-        flat = torch.cat([kept[name].flatten() for name in layers])
-        return values.masked_fill(~flat.to(values.device), 0.0)
+
+    def project(self, values: Tensor) -> Tensor:
+        """Returns (n,) the nearest values that are allowed."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def update(self) -> None:
-        """Projects W + U onto the sparse weights, and adds what is left between them to U."""
+        """Projects W + U onto what is allowed, and adds what is left between them to U."""
         weights = self.weights()
         self.targets.copy_(self.project(weights + self.duals))
         self.duals.add_(weights - self.targets)
@@ -157,6 +152,73 @@ class Variables(nn.Module):
     def distance(self) -> Tensor:
         """Returns |W - Z + U|^2, differentiable in W."""
         return (self.weights() - self.targets + self.duals).square().sum()
+
+
+class Variables(Splitting):
+    """The variables of sparse weights; layers whose units the structure never removes are left out.
+
+    Attributes:
+        done: intervals that were over at the last update.
+    """
+
+    done: Tensor
+
+    def __init__(self, network: nn.Module, sparsity: Fraction, structure: Structure) -> None:
+        """Starts at Z = P(W) and U = 0."""
+        self.sparsity, self.structure = sparsity, structure
+        super().__init__(network)
+        self.targets.copy_(self.project(self.targets))
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+    def layers(self) -> dict[str, nn.Parameter]:
+        """Returns the weights that take part, in order of definition."""
+        trained = super().layers()
+        return {name: trained[name] for name in eligible([*trained], self.structure)}
+
+    def project(self, values: Tensor) -> Tensor:
+        """Returns (n,) the nearest values that have the sparsity in each layer."""
+        moved = self.split(values)
+        kept = nearest({**super().layers(), **moved}, self.sparsity, self.structure)
+        flat = torch.cat([kept[name].flatten() for name in moved])
+        return values.masked_fill(~flat.to(values.device), 0.0)
+
+
+class Quantising(Splitting):
+    """The variables of weights that take few values, those of a codebook a layer.
+
+    Attributes:
+        quantise: maps the weights of one layer to their nearest allowed values.
+        steps: of training that were begun.
+    """
+
+    steps: Tensor
+
+    def __init__(self, network: nn.Module, quantise: Callable[[Tensor], Tensor]) -> None:
+        """Starts at Z = W and U = 0.
+
+        Removed weights of the network are 0, and stay so if they are masked in training and
+        `quantise` keeps zeros.
+        """
+        super().__init__(network)
+        self.quantise = quantise
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def project(self, values: Tensor) -> Tensor:
+        """Returns (n,) the nearest quantised values of each layer."""
+        return torch.cat([self.quantise(part).flatten() for part in self.split(values).values()])
+
+    def begin_step(self, interval: int) -> None:
+        """Counts a step of training, and updates Z and U where a whole interval lies behind it."""
+        if int(self.steps) > 0 and int(self.steps) % interval == 0:
+            self.update()
+        self.steps.add_(1)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Sets the network's weights to their nearest quantised ones."""
+        values = self.split(self.project(self.weights()))
+        for name, layer in self.layers().items():
+            layer.copy_(values[name])
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,13 @@
-"""Codebooks: weights of few values, by k-means, and ADMM that draws weights towards such ones.
+"""Codebooks: weights of few values, by k-means.
 
-A quantised tensor holds at most 2^bits values besides 0, which stays 0. In training these values
-are those of a copy Z of the weights W, and a scaled dual variable U adds up how far the two are
-apart:
+A quantised tensor holds at most a number of values besides 0, which stays 0.
 
-    minimise  loss(W) + rho / 2 * |W - Z + U|^2,   then   Z := quantised(W + U),   U := U + W - Z
-
-Source: C. Leng et al., "Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM", AAAI
-2018 (arXiv 1707.09870), for ADMM; S. Han et al., "Deep Compression", ICLR 2016 (arXiv 1510.00149),
-section 3, for codebooks of the non-zero weights of a layer.
+Source: S. Han et al., "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3, for codebooks of
+the non-zero weights of a layer.
 """
 
 import torch
-from torch import Tensor, nn
-
-from benchmark.pruning import prunable_parameters
+from torch import Tensor
 
 # Lloyd's algorithm ends after so many steps, or when the square of what its centres moved in all is
 # below the tolerance.
@@ -71,73 +64,3 @@ def quantised(values: Tensor, size: int) -> Tensor:
         places = torch.bucketize(values[kept].double(), _borders(centres).to(values.device))
         result[kept] = centres.to(values)[places]
     return result
-
-
-class Quantising(nn.Module):
-    """A network with ADMM's variables beside it, in buffers, so that its training can be resumed.
-
-    Attributes:
-        network: what is trained.
-        targets: (n,) Z of all prunable weights, layer after layer.
-        duals: (n,) U.
-        steps: of training that were begun.
-    """
-
-    targets: Tensor
-    duals: Tensor
-    steps: Tensor
-
-    def __init__(self, network: nn.Module, size: int) -> None:
-        """Starts at Z = W and U = 0.
-
-        Args:
-            network: its removed weights are 0, and stay so if they are masked in training.
-            size: the largest number of different values besides 0 in a layer.
-        """
-        super().__init__()
-        self.network, self.size = network, size
-        weights = self.weights().detach()
-        self.register_buffer("targets", weights.clone())
-        self.register_buffer("duals", torch.zeros_like(weights))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=weights.device))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Returns the network's logits."""
-        logits: Tensor = self.network(inputs)
-        return logits
-
-    def weights(self) -> Tensor:
-        """Returns (n,) W."""
-        return torch.cat([layer.flatten() for layer in self._layers()])
-
-    def _layers(self) -> list[nn.Parameter]:
-        return list(prunable_parameters(self.network).values())
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        layers = self._layers()
-        parts = torch.split(flat, [layer.numel() for layer in layers])
-        return [part.view(layer.shape) for part, layer in zip(parts, layers, strict=True)]
-
-    def _nearest(self, flat: Tensor) -> Tensor:
-        return torch.cat([quantised(part.flatten(), self.size) for part in self._split(flat)])
-
-    @torch.no_grad()
-    def begin_step(self, interval: int) -> None:
-        """Counts a step of training, and updates Z and U where a whole interval lies behind it."""
-        if int(self.steps) > 0 and int(self.steps) % interval == 0:
-            weights = self.weights()
-            self.targets.copy_(self._nearest(weights + self.duals))
-            self.duals.add_(weights - self.targets)
-        self.steps.add_(1)
-
-    def distance(self) -> Tensor:
-        """Returns |W - Z + U|^2 (scalar)."""
-        return (self.weights() - self.targets + self.duals).square().sum()
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Sets the network's weights to their nearest quantised ones."""
-        for layer, values in zip(
-            self._layers(), self._split(self._nearest(self.weights())), strict=True
-        ):
-            layer.copy_(values)

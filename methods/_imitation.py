@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attacks import Steps, ascend, cross_entropy
+from benchmark.attacks import Steps, worst_found
 from benchmark.objectives.adversarial import evaluating
 from benchmark.threat import ThreatModel
 
@@ -53,13 +53,8 @@ class Mix:
         if float(torch.rand((), generator=generator, device=inputs.device)) >= self.share:
             return inputs
         with evaluating(model):
-            return ascend(
-                model,
-                cross_entropy(labels),
-                inputs,
-                self.threat.random_start(inputs, generator),
-                threat=self.threat,
-                steps=self.steps,
+            return worst_found(
+                model, inputs, labels, threat=self.threat, steps=self.steps, generator=generator
             )
 
 

@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.attacks import Steps, ascend, cross_entropy
+from benchmark.attacks import Steps, ascend, cross_entropy, worst_found
 from benchmark.errors import ContractError, lookup
 from benchmark.threat import ThreatModel
 from methods import Info, Pruned, Task, register
@@ -85,9 +85,8 @@ class Pgd:
         self, model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Returns the last iterates."""
-        start = self.threat.random_start(inputs, generator)
-        return ascend(
-            model, cross_entropy(labels), inputs, start, threat=self.threat, steps=self.steps
+        return worst_found(
+            model, inputs, labels, threat=self.threat, steps=self.steps, generator=generator
         )
 
 

@@ -31,6 +31,7 @@ Departures:
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -39,7 +40,8 @@ from torch import Tensor, nn
 from benchmark.errors import ContractError
 from benchmark.pruning import Mask, Scope, Structure, mask_from_scores, prunable_parameters
 from methods import Info, Pruned, Task, Training, register
-from methods._codebooks import Quantising
+from methods._admm import Quantising
+from methods._codebooks import quantised
 from methods._factors import compose, factorised, pieces, project
 from methods._mixed import Mixed
 
@@ -135,7 +137,7 @@ class Atmc:
         # The mask names parameters of what is trained.
         inner = Mask({f"network.{name}": tensor for name, tensor in mask.items()})
         loss = _Drawn(training.objective, self.clean, self.rho, self.interval)
-        quantising = Quantising(model, 2**self.bits)
+        quantising = Quantising(model, partial(quantised, size=2**self.bits))
         training.fit(quantising, mask=inner, objective=loss)
         quantising.settle()
 

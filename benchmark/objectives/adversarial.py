@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.attacks import Steps, ascend
+from benchmark.attacks import Steps, ascend, worst_found
 from benchmark.objectives.base import Moment
 from benchmark.threat import ThreatModel
 
@@ -70,13 +70,8 @@ class Adversarial:
         """Returns the mean cross-entropy at the worst inputs found from a random start."""
         threat = ramped(self.threat, self.warmup, moment)
         with evaluating(model):
-            adversarial = ascend(
-                model,
-                lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-                inputs,
-                threat.random_start(inputs, generator),
-                threat=threat,
-                steps=self.steps,
+            adversarial = worst_found(
+                model, inputs, labels, threat=threat, steps=self.steps, generator=generator
             )
         return functional.cross_entropy(model(adversarial), labels)
 

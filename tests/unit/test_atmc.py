@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from benchmark.pruning import mask_from_scores, prunable_parameters
 from benchmark.training import Run, Stage
 from benchmark.weights import encode
 from methods import Pruned, Task, Training
-from methods._codebooks import Quantising, codebook, quantised
+from methods._admm import Quantising
+from methods._codebooks import codebook, quantised
 from methods._factors import compose, factorised, pieces, project
 from methods._mixed import Mixed
 from methods.atmc import Atmc, _Drawn, _fill_and_prune, _Projected
@@ -355,7 +357,7 @@ def test_quantised_values_are_few_and_each_the_nearest(count: int, size: int, se
 
 def test_begin_step_is_the_update_of_admm_every_few_steps() -> None:
     model = untrained(7)
-    variables = Quantising(model, 2)
+    variables = Quantising(model, partial(quantised, size=2))
     weights = variables.weights().detach().clone()
     parts = [quantised(w.detach().flatten(), 2) for w in prunable_parameters(model).values()]
     nearest = torch.cat(parts)
@@ -374,7 +376,7 @@ def test_begin_step_is_the_update_of_admm_every_few_steps() -> None:
 
 def test_the_penalty_is_added_to_the_loss_and_pulls_towards_the_codebook() -> None:
     model, (inputs, labels) = untrained(7), batch()
-    variables = Quantising(model, 2)
+    variables = Quantising(model, partial(quantised, size=2))
     loss = _Drawn(Benign(), Fraction(0), rho=0.5, interval=1)
     first, second = (
         loss.loss(variables, inputs, labels, moment=START, generator=rng()) for _ in range(2)
@@ -400,7 +402,7 @@ def residual(rho: float) -> float:
     layer = nn.Linear(6, 6, bias=False)
     layer.weight.data.normal_(generator=rng(1))
     start = layer.weight.detach().clone()
-    variables = Quantising(layer, 2)
+    variables = Quantising(layer, partial(quantised, size=2))
     steps = torch.optim.SGD([layer.weight], lr=0.05)
     for _ in range(300):
         variables.begin_step(5)
