@@ -14,9 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 from rich.console import Console
@@ -41,6 +42,7 @@ from benchmark.errors import (
 )
 from benchmark.files import inside
 from benchmark.pipeline.project import MANIFEST, Project, Watch, find_root
+from benchmark.workers import EXECUTORS, Workers
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     import pandas as pd
@@ -50,6 +52,7 @@ if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.pipeline.challenging import Answer
     from benchmark.pipeline.verifying import Verification
     from benchmark.protocols import Protocol
+    from benchmark.workers import Executor as ExecutorName
 
 app = typer.Typer(
     help="Benchmark and leaderboard for pruning methods that keep networks adversarially robust.",
@@ -73,6 +76,14 @@ out = _Literal()
 err = _Literal(stderr=True)
 
 Tier = Annotated[str, typer.Option(help="quick, standard or full: how many examples.")]
+Executor = Annotated[str, typer.Option(help=f"Where shards run: {', '.join(EXECUTORS)}.")]
+Address = Annotated[str, typer.Option(help="Of a running Ray cluster, such as auto.")]
+Minutes = Annotated[
+    float, typer.Option(min=0, help="A shard that takes longer runs again elsewhere; 0: no limit.")
+]
+Gigabytes = Annotated[
+    float, typer.Option(min=0, help="A worker that holds more is replaced; 0: no limit.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=999_999_999, help="Training seed.")]
 
 
@@ -109,7 +120,7 @@ def _options(
         root=(root or find_root(Path.cwd())).resolve(),
         data_root=data_root or (Path(environment) if environment else None),
         device=device,
-        workers=workers,
+        workers=Workers(workers),
         download=download,
     )
 
@@ -362,6 +373,10 @@ def evaluate(
     checkpoint: Annotated[list[str], typer.Argument(help="One or more checkpoint ids.")],
     protocol: Annotated[str, typer.Option(help="Default: the protocol of the data set.")] = "",
     tier: Tier = "quick",
+    executor: Executor = "auto",
+    address: Address = "",
+    minutes: Minutes = 0.0,
+    gigabytes: Gigabytes = 0.0,
 ) -> None:
     """Evaluates checkpoints and writes their records; finished records are not computed again.
 
@@ -369,11 +384,24 @@ def evaluate(
     """
     from benchmark.protocols import protocol as find
 
+    _limit(executor, address, minutes, gigabytes)
     manifest = _manifest()
     entries = [manifest.find(name) for name in dict.fromkeys(checkpoint)]
     chosen = find(protocol or _protocol_of({entry.dataset for entry in entries}))
     _evaluate(entries, chosen, tier, with_evidence=True)
     _print_accuracies(_table_of(entries, chosen, tier), chosen)
+
+
+def _limit(executor: str, address: str, minutes: float, gigabytes: float) -> None:
+    """Says where shards run; how many at a time stands before the command."""
+    workers = replace(
+        where.project.workers,
+        executor=cast("ExecutorName", executor),
+        address=address,
+        minutes=minutes,
+        gigabytes=gigabytes,
+    )
+    where.project = replace(where.project, workers=workers)
 
 
 def _protocol_of(datasets: set[str]) -> str:
@@ -448,8 +476,13 @@ def run(
         typer.Option(help="Only these protocols; default: all main ones with checkpoints."),
     ] = None,
     tier: Tier = "standard",
+    executor: Executor = "auto",
+    address: Address = "",
+    minutes: Minutes = 0.0,
+    gigabytes: Gigabytes = 0.0,
 ) -> None:
     """Evaluates what is missing, then renders the leaderboard."""
+    _limit(executor, address, minutes, gigabytes)
     for chosen, entries in _planned(protocol or []):
         _evaluate(entries, chosen, tier)
     report()
@@ -601,6 +634,49 @@ def _refuse_differences(found: Sequence["Verification"]) -> None:
             f"expected {len(found)} records to hold, got {len(failed)} that do not; restore them "
             "or evaluate again"
         )
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint id.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder; default: exports/ of the project.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="Default: the protocol of the data set.")] = "",
+    tier: Tier = "standard",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX model, too.")] = False,
+) -> None:
+    """Writes a checkpoint as a smaller network that predicts the same, and says how fast it is.
+
+    What pruning has left without effect is taken out; on the protocol's examples the predictions
+    are compared, and one other prediction ends the export.
+    """
+    from benchmark.pipeline import export as export_one
+    from benchmark.protocols import protocol as find
+
+    entry = _manifest().find(checkpoint)
+    chosen = find(protocol or _protocol_of({entry.dataset}))
+    with progress_bar("compare") as watch:
+        found = export_one(where.project, entry, chosen, tier, output, onnx=onnx, watch=watch)
+    published, small = found.parameters
+    out.print(f"{entry.id}: {published:,} entries, compact {small:,}", soft_wrap=True)
+    out.print(
+        f"same predictions on {found.examples:,} examples of {chosen.id}; logits differ by at most "
+        f"{found.difference:.1e} of the largest",
+        soft_wrap=True,
+    )
+    rows = [
+        (
+            name,
+            str(one.batch),
+            f"{one.median:.3f}",
+            f"{one.quartiles[0]:.3f} – {one.quartiles[1]:.3f}",
+        )
+        for name, each in found.latencies.items()
+        for one in each
+    ]
+    _print_table(("network", "images", "ms a pass, one thread", "quartiles"), rows)
+    out.print(f"written to {found.folder}", soft_wrap=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from benchmark.pipeline import results as frame_of
 from benchmark.pipeline.project import MANIFEST, find_root
 from benchmark.protocols import Protocol
 from benchmark.protocols import protocol as find_protocol
+from benchmark.workers import Workers
 
 
 def project(root: Path | str | None = None, workers: int = 1) -> Project:
@@ -28,7 +29,9 @@ def project(root: Path | str | None = None, workers: int = 1) -> Project:
         # Called from elsewhere, an editable installation still knows its own checkout.
         folder = find_root(Path(__file__).resolve().parent)
     # One process: others would start by running the caller's script again.
-    return Project(root=folder.resolve(), data_root=Path(data) if data else None, workers=workers)
+    return Project(
+        root=folder.resolve(), data_root=Path(data) if data else None, workers=Workers(workers)
+    )
 
 
 def load_model(checkpoint_id: str, *, root: Path | str | None = None) -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmark.pipeline import Order, Project, compress_all
 from benchmark.recipes import RECIPES
+from benchmark.workers import Workers
 
 FULL = RECIPES["digits"]
 SHORT = replace(
@@ -20,5 +21,5 @@ ORDER = Order("random", "cnn-tiny", "adversarial", "unstructured", Fraction(1, 2
 
 if __name__ == "__main__":
     print("started", flush=True)
-    compress_all(Project(Path(sys.argv[1]), device="cpu", workers=1), [ORDER])
+    compress_all(Project(Path(sys.argv[1]), device="cpu", workers=Workers(1)), [ORDER])
     print("finished", flush=True)

@@ -13,6 +13,7 @@ from benchmark.evaluations import AutoAttack, Bounds, Clean, Pgd, Sanity, Smooth
 from benchmark.manifest import Manifest, read_manifest, write_manifest
 from benchmark.pipeline import Project
 from benchmark.protocols import PROTOCOLS
+from benchmark.workers import Workers
 
 ROOT = Path(__file__).parents[1]
 EPSILON = Fraction(3, 16)
@@ -64,4 +65,4 @@ def make_project(root: Path, *ids: str, workers: int = 1) -> Project:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / entry.file, target)
     write_manifest(root / "checkpoints_manifest.json", Manifest(checkpoints=entries))
-    return Project(root, device="cpu", workers=workers)
+    return Project(root, device="cpu", workers=Workers(workers))

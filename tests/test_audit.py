@@ -27,6 +27,7 @@ from benchmark.pipeline.challenging import Sender, Standing, challenge, standing
 from benchmark.pipeline.shards import ShardResult
 from benchmark.protocols import BROKEN_CONTRACT
 from benchmark.statistics import upper_bound_of_wrong
+from benchmark.workers import Workers
 
 ALL = Draw(seed=3, fraction=1.0)
 HALF = Draw(seed=3, fraction=0.5)
@@ -164,7 +165,7 @@ def test_the_seed_decides_all(project: Project, original: Project, tmp_path: Pat
 @pytest.mark.slow
 def test_workers_do_not_matter(project: Project, original: Project, tmp_path: Path) -> None:
     shutil.copytree(original.root, tmp_path / "other")
-    several = replace(original, root=tmp_path / "other", workers=2)
+    several = replace(original, root=tmp_path / "other", workers=Workers(2))
     told: list[tuple[int, int, str]] = []
     entries = [several.manifest().find(name) for name in (DENSE, SPARSE)]
     second = audit_all(several, entries, FAST, HALF, lambda *news: told.append(news))

@@ -10,11 +10,11 @@ ROOT = Path(__file__).parents[1]
 # Rows from low to high. A module imports from lower rows and within its own package alone.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.errors",),
-    ("benchmark.digests", "benchmark.files"),
+    ("benchmark.digests", "benchmark.files", "benchmark.workers"),
     ("benchmark.migrations",),
     ("benchmark.threat", "benchmark.datasets", "benchmark.architectures"),
     ("benchmark.pruning", "benchmark.weights", "benchmark.relaxations"),
-    ("benchmark.attacks", "benchmark.bounds"),
+    ("benchmark.attacks", "benchmark.bounds", "benchmark.compaction", "benchmark.ensemble"),
     ("benchmark.objectives",),
     ("benchmark.training", "benchmark.evaluations"),
     ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest"),

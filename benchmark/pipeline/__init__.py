@@ -4,6 +4,7 @@ from benchmark.pipeline.auditing import Audit, Draw, audit_all
 from benchmark.pipeline.challenging import Answer, Sender, challenge
 from benchmark.pipeline.compressing import Order, compress_all, plan_orders
 from benchmark.pipeline.evaluating import Evaluation, evaluate_all, evaluate_model
+from benchmark.pipeline.exporting import Export, export, load_export
 from benchmark.pipeline.project import Project, Watch
 from benchmark.pipeline.reporting import report, results
 
@@ -12,6 +13,7 @@ __all__ = [
     "Audit",
     "Draw",
     "Evaluation",
+    "Export",
     "Order",
     "Project",
     "Sender",
@@ -21,6 +23,8 @@ __all__ = [
     "compress_all",
     "evaluate_all",
     "evaluate_model",
+    "export",
+    "load_export",
     "plan_orders",
     "report",
     "results",

@@ -23,7 +23,6 @@ from benchmark.bounds import UnboundableNetwork, rounding_allowance
 from benchmark.digests import digest_of, seed_from
 from benchmark.distributed import (
     choose_device,
-    choose_workers,
     environment,
     map_jobs,
     steady,
@@ -240,8 +239,8 @@ def audit_all(
         find_standing(project, job.checkpoint, chosen)
     watch(0, len(jobs), "")
     found: dict[str, Audit] = {}
-    workers = choose_workers(project.workers, choose_device(project.device))
-    for job, answer in map_jobs(audit, jobs, workers):
+    device = choose_device(project.device)
+    for job, answer in map_jobs(audit, jobs, project.workers, device):
         found[job.checkpoint.id] = answer
         watch(len(found), len(jobs), f"{job.checkpoint.id}: audited")
     return [found[job.checkpoint.id] for job in jobs]

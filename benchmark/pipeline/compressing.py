@@ -17,7 +17,6 @@ from benchmark.datasets import Split, describe, load
 from benchmark.digests import digest_of, seed_from, sha256_of_bytes, sha256_of_file
 from benchmark.distributed import (
     choose_device,
-    choose_workers,
     engine_digest,
     environment,
     map_jobs,
@@ -429,9 +428,10 @@ def compress_all(
     wanted = [order for order in orders if fresh or not up_to_date(project, order)]
     jobs = [_Job(project, order, threads) for order in wanted]
     parents = _parents(jobs)
-    workers = choose_workers(project.workers, choose_device(project.device))
+    device = choose_device(project.device)
     made = []
-    if workers <= 1:
+    # One worker trains a cell's parents where they are first needed.
+    if project.workers.here(device, 1) and project.workers.on(device) == 1:
         for number, job in enumerate(jobs):
             entry = compress(job, _prefixed(watch, job.order, number, len(jobs)))
             made.append(_enter(project, entry))
@@ -439,9 +439,13 @@ def compress_all(
     total = len(parents) + len(jobs)
     if len(parents) == 1:  # then it runs here, epoch by epoch on the progress bar
         _pretrain(next(iter(parents.values())), watch)
-    for done, (job, _) in enumerate(map_jobs(_pretrain_job, list(parents.values()), workers), 1):
+    for done, (job, _) in enumerate(
+        map_jobs(_pretrain_job, list(parents.values()), project.workers, device), 1
+    ):
         watch(done, total, f"pretrained {job.order.architecture}, {job.order.objective}")
-    for done, (_, entry) in enumerate(map_jobs(_compress_job, jobs, workers), len(parents) + 1):
+    for done, (_, entry) in enumerate(
+        map_jobs(_compress_job, jobs, project.workers, device), len(parents) + 1
+    ):
         made.append(_enter(project, entry))
         watch(done, total, entry.id)
     return made

@@ -12,7 +12,7 @@ from benchmark import records
 from benchmark.architectures import Classifier
 from benchmark.datasets import status
 from benchmark.digests import sha256_of_bytes, sha256_of_file
-from benchmark.distributed import choose_device, choose_workers, environment, map_jobs
+from benchmark.distributed import choose_device, environment, map_jobs
 from benchmark.errors import BenchmarkError, ContractError, RecordError
 from benchmark.evaluations import Flag, Iterated, Settings, Sparing
 from benchmark.evaluations.base import PROVEN, SURVIVED
@@ -507,9 +507,9 @@ def evaluate_all(
     for checkpoint in wanted:
         if not open_jobs[checkpoint.id]:
             finish(project, checkpoint, chosen, tiers[checkpoint.id], plans[checkpoint.id])
-    workers = choose_workers(project.workers, choose_device(project.device))
+    device = choose_device(project.device)
     watch(done, total, "")
-    for job, _ in map_jobs(run_shard, pending, workers):
+    for job, _ in map_jobs(run_shard, pending, project.workers, device):
         done += 1
         watch(done, total, f"{job.checkpoint.id}: {job.evaluation}")
         left = open_jobs[job.checkpoint.id]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.manifest import Manifest, read_manifest
+from benchmark.workers import Workers
 
 MANIFEST = "checkpoints_manifest.json"
 
@@ -32,14 +33,14 @@ class Project:
         root: folder of `checkpoints_manifest.json`.
         data_root: where data sets lie, or None for embedded data only.
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
-        workers: processes, 0 to choose by machine.
+        workers: where jobs run.
         download: fetch missing data sets where there is a network.
     """
 
     root: Path
     data_root: Path | None = None
     device: str = "auto"
-    workers: int = 0
+    workers: Workers = Workers()
     download: bool = False
 
     @property

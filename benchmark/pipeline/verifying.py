@@ -23,7 +23,7 @@ from benchmark.bounds import UnboundableNetwork, rounding_allowance
 from benchmark.challenges import Challenge
 from benchmark.datasets import describe
 from benchmark.digests import seed_from
-from benchmark.distributed import choose_device, choose_workers, environment, map_jobs, steady
+from benchmark.distributed import choose_device, environment, map_jobs, steady
 from benchmark.errors import BenchmarkError, ContractError, RecordError
 from benchmark.evaluations import (
     Bounds,
@@ -642,10 +642,10 @@ def verify_all(
     # One device for all: `auto` might choose another in a worker process.
     project = replace(project, device=str(choose_device(project.device)))
     jobs = [VerifyJob(project, path, share, seed) for path in paths]
-    workers = choose_workers(project.workers, choose_device(project.device))
+    device = choose_device(project.device)
     done: dict[Path, Verification] = {}
     watch(0, len(jobs), "")
-    for job, answer in map_jobs(verify_record, jobs, workers):
+    for job, answer in map_jobs(verify_record, jobs, project.workers, device):
         done[job.path] = answer
         watch(len(done), len(jobs), answer.checkpoint)
     return [done[path] for path in paths]

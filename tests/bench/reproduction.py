@@ -28,6 +28,7 @@ from benchmark.manifest import Manifest, load_model, write_manifest
 from benchmark.pipeline import Order, Project, compress_all, evaluate_all
 from benchmark.protocols import protocol
 from benchmark.pruning import as_sparsity
+from benchmark.workers import Workers
 
 PROTOCOL, ARCHITECTURE = "mnist-linf", "cnn-small"
 PLAIN, CERTIFIED = ("mnist-short", "adversarial"), ("mnist-certified", "crown-ibp")
@@ -379,7 +380,7 @@ def main() -> None:
     claims = [lookup("claim", name, CLAIMS) for name in chosen.claims.split(",")]
     seeds = [int(seed) for seed in chosen.seeds.split(",")]
     chosen.project.mkdir(parents=True, exist_ok=True)
-    project = Project(chosen.project.resolve(), chosen.data_root, workers=chosen.workers)
+    project = Project(chosen.project.resolve(), chosen.data_root, workers=Workers(chosen.workers))
     if not project.manifest_path.exists():
         write_manifest(project.manifest_path, Manifest())
     compress_all(project, orders(claims, seeds), watch=tell)

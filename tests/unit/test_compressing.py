@@ -18,6 +18,7 @@ from benchmark.objectives import Benign
 from benchmark.pipeline import Order, Project, compress_all, compressing, plan_orders
 from benchmark.pruning import Scope, Structure, mask_from_scores, measure, prunable_parameters
 from benchmark.recipes import RECIPES
+from benchmark.workers import Workers
 
 TINY = replace(
     RECIPES["digits"],
@@ -42,7 +43,7 @@ def _tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def project(root: Path) -> Project:
-    return Project(root, device="cpu", workers=1)
+    return Project(root, device="cpu", workers=Workers(1))
 
 
 def make(root: Path, *orders: Order, **options: bool) -> list[Checkpoint]:

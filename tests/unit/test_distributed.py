@@ -5,20 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmark.distributed import (
-    choose_device,
-    choose_workers,
-    environment,
-    map_jobs,
-    steady,
-    timed,
-)
-from benchmark.errors import ContractError, WorkerLost
+from benchmark.distributed import choose_device, environment, map_jobs, steady, timed
+from benchmark.errors import ContractError, UnknownName, WorkerLost
+from benchmark.workers import Workers
+
+CPU = torch.device("cpu")
 
 
 def square(number: int) -> int:
@@ -35,32 +32,112 @@ def die(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_every_job_answers_once(workers: int) -> None:
-    assert sorted(map_jobs(square, [3, 1, 2], workers)) == [(1, 1), (2, 4), (3, 9)]
+def fail(number: int) -> int:
+    raise ZeroDivisionError(number)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_errors_of_jobs_arrive_whole(workers: int) -> None:
+def die_once(path: str) -> str:
+    """Leaves a trace and dies; where there is one already, answers."""
+    if Path(path).exists():
+        return path
+    Path(path).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def dawdle_once(path: str) -> str:
+    if not Path(path).exists():
+        Path(path).touch()
+        time.sleep(300)
+    return path
+
+
+def swell_once(path: str) -> str:
+    if not Path(path).exists():
+        Path(path).touch()
+        held = bytearray(10**9)
+        held[::4096] = b"x" * len(held[::4096])
+        time.sleep(300)
+    return path
+
+
+WORKERS = {
+    "serial": Workers(executor="serial"),
+    "one process": Workers(1, executor="processes"),
+    "two processes": Workers(2),
+    "ray": Workers(2, executor="ray"),
+}
+
+
+def workers_of(name: str) -> Workers:
+    if name == "ray":
+        pytest.importorskip("ray")
+    return WORKERS[name]
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_every_job_answers_once(name: str) -> None:
+    answers = sorted(map_jobs(square, [3, 1, 2], workers_of(name), CPU))
+    assert answers == [(1, 1), (2, 4), (3, 9)]
+    assert list(map_jobs(square, [], workers_of(name), CPU)) == []
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_errors_of_jobs_arrive_whole(name: str) -> None:
     with pytest.raises(ContractError, match="expected anything else"):
-        list(map_jobs(refuse, [1, 2], workers))
+        list(map_jobs(refuse, [1, 2], workers_of(name), CPU))
+    with pytest.raises(ZeroDivisionError):
+        list(map_jobs(fail, [1, 2], workers_of(name), CPU))
 
 
-def test_killed_worker_is_one_line() -> None:
+@pytest.mark.parametrize("name", ["two processes", "ray"])
+def test_what_a_lost_worker_held_runs_elsewhere(name: str, tmp_path: Path) -> None:
+    jobs = [str(tmp_path / str(number)) for number in range(4)]
+    assert sorted(job for job, _ in map_jobs(die_once, jobs, workers_of(name), CPU)) == jobs
+
+
+@pytest.mark.parametrize("name", ["two processes", "ray"])
+def test_a_job_that_is_lost_again_and_again_ends_the_run(name: str) -> None:
     with pytest.raises(WorkerLost, match="what is done is kept"):
-        list(map_jobs(die, [1, 2], 2))
+        list(map_jobs(die, [1, 2], workers_of(name), CPU))
+
+
+@pytest.mark.parametrize("name", ["two processes", "ray"])
+def test_jobs_have_limits_of_time_and_memory(name: str, tmp_path: Path) -> None:
+    workers = workers_of(name)
+    late, full = str(tmp_path / "late"), str(tmp_path / "full")
+    for function, job, limits in (
+        (dawdle_once, late, replace(workers, minutes=0.2)),
+        (swell_once, full, replace(workers, gigabytes=0.9)),
+    ):
+        assert list(map_jobs(function, [job], limits, CPU)) == [(job, job)]
+        with pytest.raises(WorkerLost):
+            Path(job).unlink()
+            list(map_jobs(function, [job], replace(limits, losses=0), CPU))
+
+
+def test_workers_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UnknownName, match="unknown executor"):
+        Workers(executor="threads")  # type: ignore[arg-type]
+    with pytest.raises(ContractError, match="0 or more"):
+        Workers(minutes=-1)
+    with pytest.raises(ContractError, match="executor ray alone"):
+        Workers(address="auto")
+    assert Workers(3).on(CPU) == 3 and Workers().on(CPU) == os.cpu_count()
+    assert Workers().on(torch.device("cuda", 1)) == 1
 
 
 PARENT = """
 import time
 from benchmark.distributed import map_jobs
-import os
+from benchmark.workers import Workers
+import os, torch
 def wait(path):
     open(path, "w").write(str(os.getpid()))
     time.sleep(60)
 if __name__ == "__main__":
     import sys
-    list(map_jobs(wait, [sys.argv[1] + "/a", sys.argv[1] + "/b"], 2))
+    list(map_jobs(wait, [sys.argv[1] + "/a", sys.argv[1] + "/b"], Workers(2), torch.device("cpu")))
 """
 
 
@@ -100,12 +177,8 @@ def test_steady_restores_what_it_changes() -> None:
 
 
 def test_machine_facts() -> None:
-    cpu = torch.device("cpu")
-    assert choose_workers(3, cpu) == 3
-    assert choose_workers(0, cpu) == os.cpu_count()
-    assert choose_workers(0, torch.device("cuda")) == 1
-    assert choose_device("cpu") == cpu
-    assert {"python", "torch", "pyautoattack", "device"} <= environment(cpu).keys()
+    assert choose_device("cpu") == CPU
+    assert {"python", "torch", "pyautoattack", "device"} <= environment(CPU).keys()
     with pytest.raises(ContractError, match="expected a device"):
         choose_device("abacus")
     answer, seconds = timed(lambda: 5)
