@@ -74,8 +74,8 @@ class Protocol:
         dataset: data set id; examples come from its fixed list.
         threat: norm and main epsilon.
         tiers: (name, number of examples); each is a prefix of the next.
-        shard_size: examples a shard; also the batch that AutoAttack's draws depend on.
-        seed: of every draw that is not AutoAttack's.
+        shard_size: examples a shard.
+        seed: of every draw; AutoAttack has its own, which is 0 everywhere.
         evaluations: (name, settings) in the order in which they run.
         smoothed_radius: L2 radius at which the smoothed accuracy is read off.
         unrankable: (flag, largest tolerated rate): a row that exceeds one takes no rank.
@@ -170,7 +170,7 @@ def _images(protocol: str, dataset: str) -> Protocol:
     """Returns the protocol that CIFAR-10, CIFAR-100 and SVHN share: Linf 8/255."""
     return Protocol(
         id=protocol,
-        version=2,
+        version=3,
         dataset=dataset,
         threat=ThreatModel("Linf", Fraction(8, 255)),
         tiers=(("quick", 250), ("standard", 1000), ("full", 10_000)),
@@ -189,7 +189,7 @@ def _images(protocol: str, dataset: str) -> Protocol:
 _MAIN: dict[str, Protocol] = {
     "digits-linf": Protocol(
         id="digits-linf",
-        version=2,
+        version=3,
         dataset="digits",
         threat=ThreatModel("Linf", Fraction(3, 16)),
         tiers=(("quick", 150), ("standard", 300), ("full", 600)),
@@ -204,7 +204,7 @@ _MAIN: dict[str, Protocol] = {
     ),
     "mnist-linf": Protocol(
         id="mnist-linf",
-        version=2,
+        version=3,
         dataset="mnist",
         threat=ThreatModel("Linf", Fraction(1, 10)),
         tiers=(("quick", 250), ("standard", 1000), ("full", 10_000)),
@@ -223,7 +223,7 @@ _MAIN: dict[str, Protocol] = {
     "svhn-linf": _images("svhn-linf", "svhn"),
     "imagenet-linf": Protocol(
         id="imagenet-linf",
-        version=2,
+        version=3,
         dataset="imagenet",
         threat=ThreatModel("Linf", Fraction(4, 255)),
         tiers=(("quick", 100), ("standard", 1000), ("full", 5000)),
@@ -255,7 +255,7 @@ def _five(name: str) -> tuple[str, Protocol]:
         ("cw", CarliniWagner(Steps(30, step), restarts=1)),
         ("autoattack", AutoAttack()),
     )
-    made = replace(main, id=f"{name}-five", version=1, evaluations=evaluations)
+    made = replace(main, id=f"{name}-five", version=2, evaluations=evaluations)
     return made.id, made
 
 

@@ -1,4 +1,4 @@
-"""AutoAttack standard through pyautoattack, attack by attack.
+"""AutoAttack standard, attack by attack, by this project's attacks or through pyautoattack.
 
 Source: F. Croce, M. Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
 Diverse Parameter-free Attacks", ICML 2020 (arXiv 2003.01690). No other module knows pyautoattack.
@@ -7,24 +7,40 @@ Diverse Parameter-free Attacks", ICML 2020 (arXiv 2003.01690). No other module k
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.ensemble import (
+    Apgd,
+    Attack,
+    FabTargeted,
+    Square,
+    Targets,
+    cross_entropy,
+    dlr,
+    dlr_targeted,
+    in_parts,
+)
 from benchmark.errors import ContractError, lookup
 from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Flag, Result
 from benchmark.evaluations.confirm import fooled, predictions
+from benchmark.evaluations.engine import attacked
 from benchmark.threat import ThreatModel
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
-# All attacks of the package, by name.
-ATTACKS = dict.fromkeys((*STANDARD, "apgd-dlr", "fab"))
+# All attacks of an engine, by name.
+Engine = Literal["robustprune", "pyautoattack"]
+ATTACKS: Mapping[str, Mapping[str, None]] = {
+    "robustprune": dict.fromkeys((*STANDARD, "apgd-dlr")),
+    "pyautoattack": dict.fromkeys((*STANDARD, "apgd-dlr", "fab")),
+}
 
 # The targeted loss compares four logits.
 FEWEST_CLASSES = 4
@@ -53,15 +69,17 @@ class AutoAttack:
         iterations: of APGD and FAB.
         queries: of Square.
         targets: target classes of the targeted attacks, at most classes - 1.
-        seed: given to every attack, as plain pyautoattack does; the shard is the batch.
+        seed: given to every attack.
+        engine: whose attacks. Those of `robustprune` have draws that belong to an example, in Linf;
+            with `pyautoattack` the shard is the batch, as it is for the plain package.
 
     Column: `broken_by` int8: index into `attacks` of the first that broke the example, -1 where it
     survived all, -2 where it was misclassified unmodified and -3 where it is proven robust, neither
-    of which is attacked. Flags: the package's warnings, each at most once, with the share of the
-    shard's examples that were in the batch.
+    of which is attacked. Flags: `zero-gradients-in-attack`; from the package its other warnings,
+    too, each at most once, with the share of the shard's examples that were in the batch.
 
     Raises:
-        UnknownName: an attack that the package does not have.
+        UnknownName: an attack that the engine does not have.
         ContractError: no attacks, or a number below 1.
     """
 
@@ -72,11 +90,12 @@ class AutoAttack:
     queries: int = 5000
     targets: int = 9
     seed: int = 0
+    engine: Engine = "robustprune"
 
     def __post_init__(self) -> None:
         """Refuses settings under which nothing would be attacked."""
         for attack in self.attacks:
-            lookup("attack", attack, ATTACKS)
+            lookup("attack", attack, lookup("engine", self.engine, ATTACKS))
         smallest = min(len(self.attacks), self.iterations, self.queries, self.targets)
         if smallest < 1:
             raise ContractError(f"expected attacks, each with 1 step or more, got {self}")
@@ -102,11 +121,14 @@ class AutoAttack:
         broken_by[correct & examples.proven_at(threat.epsilon)] = PROVEN
         adversarial: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         flags: dict[str, Flag] = {}
+        own = self.engine == "robustprune"
+        looked_at = attacked(model) if own else model
         for order, attack in enumerate(self.attacks):
             alive = (broken_by == SURVIVED).nonzero().flatten()
             if len(alive) == 0:
                 break
-            candidates, warned = self._attack(attack, model, examples, threat, alive)
+            run = self._ours if own else self._theirs
+            candidates, warned = run(attack, looked_at, examples, threat, alive)
             for flag in warned:
                 if flag.name not in flags or flag.rate > flags[flag.name].rate:
                     flags[flag.name] = flag
@@ -119,10 +141,38 @@ class AutoAttack:
         columns = {"broken_by": broken_by.cpu().numpy()}
         return Result(columns, adversarial, tuple(flags.values()))
 
-    def _attack(
+    def _ours(
         self, attack: str, model: nn.Module, examples: Examples, threat: ThreatModel, alive: Tensor
     ) -> tuple[Tensor, list[Flag]]:
         """Returns one attack's candidates for the survivors (n, C, H, W), and its warnings."""
+        made = self._made(attack, threat, examples.classes)
+        targets = Targets(
+            examples.inputs[alive], examples.labels[alive], examples.indices.to(alive.device)[alive]
+        )
+        candidates, stuck = in_parts(made, model, targets)
+        if stuck == 0:
+            return candidates, []
+        detail = f"{attack}: at {stuck} starting points the gradient is zero"
+        rate = stuck / len(examples.labels)
+        return candidates, [Flag("zero-gradients-in-attack", rate, detail)]
+
+    def _made(self, attack: str, threat: ThreatModel, classes: int) -> Attack:
+        targets = min(self.targets, classes - 1)
+        if attack == "square":
+            return Square(threat, self.queries, self.seed)
+        if attack == "fab-t":
+            return FabTargeted(threat, self.iterations, targets)
+        loss, aims = {
+            "apgd-ce": (cross_entropy, 0),
+            "apgd-dlr": (dlr, 0),
+            "apgd-t": (dlr_targeted, targets),
+        }[attack]
+        return Apgd(threat, loss, self.iterations, aims, self.seed, attack)
+
+    def _theirs(
+        self, attack: str, model: nn.Module, examples: Examples, threat: ThreatModel, alive: Tensor
+    ) -> tuple[Tensor, list[Flag]]:
+        """Returns the same of the package."""
         # The package is imported here so that training and reports do without it.
         from pyautoattack import AutoAttack as Reference
 

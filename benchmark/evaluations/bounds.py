@@ -1,6 +1,6 @@
 """The bounds evaluation: proven lower bounds of each example's margin at several epsilons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.attacks import Steps, ascend, cross_entropy
 from benchmark.bounds import (
     BoundMethod,
     MarginBounds,
@@ -17,27 +18,33 @@ from benchmark.bounds import (
     rounding_allowance,
 )
 from benchmark.evaluations.base import Examples, Flag, Result
-from benchmark.evaluations.confirm import predictions
+from benchmark.evaluations.confirm import fooled, predictions
 from benchmark.evaluations.engine import Guard
 from benchmark.threat import ThreatModel
+
+_ONE = Steps(1, Fraction(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Margin bounds, the best of several methods per example.
+    """Margin bounds by several methods, each tried on what those before it have left undecided.
+
+    Nobody is bounded in vain: epsilons come from the largest to the smallest, and what is proven in
+    a ball is proven in every smaller one; an example that a single gradient step breaks at an
+    epsilon is not bounded there or beyond, where there is nothing to prove.
 
     Attributes:
-        methods: what to try; order decides ties.
+        methods: what to try, the cheapest first.
         epsilons: where to bound, in [0, 1] pixel units.
         crown_max_units: networks with more units to relax (ReLU outputs, max-pooling inputs) get
             CROWN-IBP in place of CROWN, whose cost grows with the square of that number.
         chunk: examples bounded at a time.
         margin: what is left of a bound must exceed this to certify.
 
-    Columns, two an epsilon: `margin@<epsilon>` float32, the best lower bound less the rounding
-    allowance of the example, -inf where the example is misclassified unmodified or no method gave a
-    finite bound; `method@<epsilon>` int8, position in `methods` of the one that gave it, -1 with
-    -inf.
+    Columns, two an epsilon: `margin@<epsilon>` float32, the best lower bound found less the
+    rounding allowance of the example, -inf where the example is misclassified unmodified, broken by
+    that step, or no method gave a finite bound; `method@<epsilon>` int8, position in `methods` of
+    the one that gave it, -1 with -inf.
     Flags: `crown-ibp-for-crown` where the substitution happened; `bounds-unsupported` where a
     method cannot bound the network, which counts as no proof and not as an error.
     """
@@ -64,11 +71,25 @@ class Bounds:
         units, allowance, failures = self._probe(network, examples, chosen)
         part = chosen[: len(allowance)]
         bounds = [MarginBounds(network, method, self.chunk) for method in self._methods_for(units)]
+        broken = _broken_at_once(model, examples, part, threat, self.epsilons)
+        found: dict[Fraction, tuple[Tensor, Tensor]] = {}
+        best = torch.full_like(allowance, -torch.inf)
+        by = torch.full_like(part, -1, dtype=torch.int8)
+        for epsilon in sorted(self.epsilons, reverse=True):
+            undecided = (best <= self.margin) & ~broken[epsilon]
+            # A bound of a larger ball holds in a smaller one; but here is another to be found.
+            best[undecided], by[undecided] = -torch.inf, -1
+            for position, bound in enumerate(bounds):
+                rows = (undecided & (best <= self.margin)).nonzero().flatten()
+                data = (examples.inputs[part[rows]], examples.labels[part[rows]])
+                lower = _attempt(bound, (*data, threat.with_epsilon(epsilon)), failures)
+                margins = lower - allowance[rows]
+                better = margins > best[rows]
+                best[rows[better]], by[rows[better]] = margins[better], position
+            found[epsilon] = best.clone(), by.clone()
         columns: dict[str, np.ndarray] = {}
         for epsilon in self.epsilons:
-            data = (examples.inputs[part], examples.labels[part], threat.with_epsilon(epsilon))
-            margins = torch.stack([_attempt(bound, data, failures) for bound in bounds])
-            best, by = _best(margins - allowance)
+            best, by = found[epsilon]
             columns[f"margin@{epsilon}"] = _spread(best, part, len(examples.labels), -np.inf)
             columns[f"method@{epsilon}"] = _spread(by, part, len(examples.labels), -1)
         flags = (*self._substituted(units), *_unsupported(failures, chosen, len(examples.labels)))
@@ -130,11 +151,24 @@ def _shape(inputs: Tensor) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _best(margins: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the largest of (M, n) margins and the first method to reach it, -1 where infinite."""
-    best = margins.amax(dim=0)
-    first = (margins == best).to(torch.int8).argmax(dim=0)
-    return best, torch.where(best.isfinite(), first, -1).to(torch.int8)
+def _broken_at_once(
+    model: nn.Module,
+    examples: Examples,
+    part: Tensor,
+    threat: ThreatModel,
+    epsilons: Sequence[Fraction],
+) -> dict[Fraction, Tensor]:
+    """Returns by epsilon (n,) whether a single gradient step breaks an example there or below."""
+    inputs, labels = examples.inputs[part], examples.labels[part]
+    broken: dict[Fraction, Tensor] = {}
+    so_far = torch.zeros_like(labels, dtype=torch.bool)
+    for epsilon in sorted(epsilons):
+        ball = threat.with_epsilon(epsilon)
+        if len(part):
+            moved = ascend(model, cross_entropy(labels), inputs, inputs, threat=ball, steps=_ONE)
+            so_far = so_far | fooled(model, examples, part, moved, ball)
+        broken[epsilon] = so_far
+    return broken
 
 
 def _spread(values: Tensor, chosen: Tensor, length: int, missing: float) -> np.ndarray:

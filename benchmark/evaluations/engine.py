@@ -5,6 +5,7 @@ network as published, in full precision; and an example counts as broken only wh
 shown. Networks that answer NaN or another number of classes stop the run.
 """
 
+import contextlib
 import copy
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.architectures import Classifier
+from benchmark.compaction import NotCompactable, compact
 from benchmark.digests import seed_from
 from benchmark.errors import ContractError, InvariantViolation
 from benchmark.evaluations.base import Examples, Result, Settings
@@ -53,7 +56,10 @@ class Guard(nn.Module):
             ContractError: another shape than (N, K), NaN or infinite logits, or logits that the
                 network cut off from inputs whose gradient is asked for.
         """
-        answer: object = self.network(inputs)
+        return self.checked(self.network(inputs), inputs)
+
+    def checked(self, answer: object, inputs: Tensor) -> Tensor:
+        """Counts a pass, and returns its answer if that is logits; errors as for `forward`."""
         expected = (len(inputs), self.classes)
         if not isinstance(answer, Tensor) or answer.shape != expected:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
@@ -73,6 +79,30 @@ class Guard(nn.Module):
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+
+class Attacked(nn.Module):
+    """What attacks look at: the network without what has no effect, under the same guard.
+
+    It is the same function but for rounding. What counts is decided on the network as published.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        """Compacts the guarded network where that is possible, and else takes it as it is."""
+        super().__init__()
+        self.guard, self.network = guard, guard.network
+        with contextlib.suppress(NotCompactable):
+            if type(guard.network) is Classifier:
+                self.network = compact(guard.network)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns logits (N, K); the pass is counted by the guard, which may refuse it."""
+        return self.guard.checked(self.network(inputs), inputs)
+
+
+def attacked(model: nn.Module) -> nn.Module:
+    """Returns what attacks on a network should look at."""
+    return Attacked(model) if isinstance(model, Guard) else model
 
 
 def check_examples(examples: Examples) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from benchmark.attacks import LabelLoss, Steps, pgd
 from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Result
 from benchmark.evaluations.confirm import fooled, predictions
+from benchmark.evaluations.engine import attacked
 from benchmark.threat import ThreatModel
 
 
@@ -42,12 +43,13 @@ class Search:
         columns: dict[str, np.ndarray] = {}
         adversarial: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         correct = predictions(model, examples.inputs) == examples.labels
+        looked_at = attacked(model)
         for epsilon in self.epsilons or (threat.epsilon,):
             ball = threat.with_epsilon(epsilon)
             proven = correct & examples.proven_at(epsilon)
             chosen = (correct & ~proven).nonzero().flatten()
             trace = pgd(
-                model,
+                looked_at,
                 examples.inputs[chosen],
                 examples.labels[chosen],
                 threat=ball,

@@ -539,12 +539,15 @@ def _bounds_again(
         finite = np.isfinite(here) & np.isfinite(again)
         with np.errstate(invalid="ignore"):
             near = np.abs(here - again) <= slack + BOUND_AGREEMENT * np.abs(again)
+        # Where a cheap bound just decides, rounding tells whether a dearer one is asked as well.
+        for margin in (here, again):
+            near |= finite & (np.abs(margin - settings.margin) <= slack)
         # Minus infinity says that there is no bound, and nothing else is near it.
         odd = ~np.where(finite, near, here == again)
         yield from _named(f"{name}.margin@{epsilon}", odd, examples)
         method = claimed[f"method@{epsilon}"] != found[f"method@{epsilon}"]
         # Where two methods nearly agree, rounding decides which is named.
-        tied = finite & (np.abs(again) <= slack)
+        tied = finite & (np.minimum(np.abs(again), np.abs(again - settings.margin)) <= slack)
         yield from _named(f"{name}.method@{epsilon}", method & ~odd & ~tied, examples)
 
 

@@ -38,6 +38,7 @@ from unit.small_project import claims, entry, network, store
 from benchmark import bounds, manifest
 from benchmark.errors import ContractError, InvariantViolation, ManifestError
 from benchmark.evaluations import Bounds, Clean, Pgd, Sanity, run_evaluation
+from benchmark.evaluations.bounds import _broken_at_once
 from benchmark.outcomes import metrics
 from benchmark.report.wording import FLAGS
 
@@ -261,13 +262,16 @@ def test_tiny_weights_claimed_as_zeros(tmp_path: Path) -> None:
 def only_against_the_runner_up(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
     """Returns specifications that compare the label with one class: the second of the clean input.
 
-    The bounds ask for the correct examples in order, chunk by chunk, once an epsilon.
+    The bounds ask for the correct examples that a single step does not break, in order and chunk by
+    chunk, once an epsilon.
     """
     with torch.no_grad():
         logits = model(examples().inputs)
     labels = examples().labels
     right = logits.argmax(1) == labels
-    rivals = logits.scatter(1, labels[:, None], -torch.inf).argmax(1)[right].tolist()
+    whom = right.nonzero().flatten()
+    broken = _broken_at_once(model, examples(), whom, PROTOCOL.threat, (EPSILON,))[EPSILON]
+    rivals = logits.scatter(1, labels[:, None], -torch.inf).argmax(1)[whom[~broken]].tolist()
     queue: list[int] = []
 
     def rows(labels: Tensor, classes: int) -> Tensor:

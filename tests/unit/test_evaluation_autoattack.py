@@ -1,9 +1,9 @@
-"""AutoAttack: the same outcomes as the plain package, its warnings as flags, no side effects."""
+"""AutoAttack: by the package the same outcomes as plain, flags, no side effects; and by our own."""
 
 import logging
 import sys
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyautoattack
@@ -13,6 +13,7 @@ from pyautoattack import checks
 from tiny import L2, LINF, Linear, digits, rng, trained, untouched
 from torch import nn
 
+from benchmark.compaction import compact
 from benchmark.errors import ContractError, UnknownName
 from benchmark.evaluations import AutoAttack, Examples, run_evaluation
 from benchmark.evaluations import autoattack as module
@@ -20,7 +21,8 @@ from benchmark.evaluations.autoattack import STANDARD
 from benchmark.threat import ThreatModel
 
 THREAT = ThreatModel("Linf", Fraction(3, 20))
-QUICK = AutoAttack(iterations=12, queries=60)
+package = partial(AutoAttack, engine="pyautoattack")
+QUICK = package(iterations=12, queries=60)
 
 
 @lru_cache(maxsize=1)
@@ -80,11 +82,11 @@ def plain_broken_by(settings, threat, model=None, examples=None):
 
 ORDERS = {
     "standard": QUICK,
-    "square first": AutoAttack(
+    "square first": package(
         ("square", "apgd-ce", "apgd-t", "fab-t"), iterations=12, queries=30, targets=4, seed=3
     ),
-    "fab first": AutoAttack(("fab-t", "square", "apgd-ce"), iterations=5, queries=30, targets=3),
-    "others": AutoAttack(("apgd-dlr", "fab"), iterations=5),
+    "fab first": package(("fab-t", "square", "apgd-ce"), iterations=5, queries=30, targets=3),
+    "others": package(("apgd-dlr", "fab"), iterations=5),
 }
 
 
@@ -105,7 +107,7 @@ def test_outcomes_agree_with_the_plain_package_example_by_example(settings):
 
 def test_outcomes_agree_in_the_l2_norm():
     threat = ThreatModel("L2", Fraction(1, 2))
-    settings = AutoAttack(("square", "apgd-ce"), iterations=10, queries=40)
+    settings = package(("square", "apgd-ce"), iterations=10, queries=40)
     column = measure(settings, threat=threat).result.columns["broken_by"]
     assert column.tolist() == plain_broken_by(settings, threat).tolist()
     assert 0 < (column >= 0).sum() < len(column)
@@ -115,7 +117,7 @@ def test_outcomes_agree_in_the_l2_norm():
 def test_the_standard_version_agrees_with_the_plain_package_as_it_comes():
     examples = digits(10)
     model = trained()
-    column = measure(AutoAttack(), model, examples).result.columns["broken_by"]
+    column = measure(package(), model, examples).result.columns["broken_by"]
     with torch.random.fork_rng([]):
         adversary = pyautoattack.AutoAttack(model, eps=0.15, norm="Linf", seed=0)
         assert tuple(adversary.attacks_to_run) == STANDARD
@@ -126,7 +128,7 @@ def test_the_standard_version_agrees_with_the_plain_package_as_it_comes():
 
 
 def test_defaults_are_those_of_the_standard_version():
-    settings = AutoAttack()
+    settings = package()
     adversary = pyautoattack.AutoAttack(trained(), eps=0.1, seed=0)
     assert tuple(adversary.attacks_to_run) == settings.attacks
     before = {
@@ -141,29 +143,27 @@ def test_defaults_are_those_of_the_standard_version():
 
 def test_few_classes_get_fewer_targets():
     adversary = pyautoattack.AutoAttack(trained(), eps=0.1, seed=0)
-    AutoAttack()._configure(adversary, 5)
+    package()._configure(adversary, 5)
     assert adversary.apgd_targeted.n_target_classes == adversary.fab.n_target_classes == 4
-    AutoAttack(targets=3)._configure(adversary, 5)
+    package(targets=3)._configure(adversary, 5)
     assert adversary.apgd_targeted.n_target_classes == adversary.fab.n_target_classes == 3
 
 
 def test_iterations_and_queries_take_effect():
     def passes(**changes):
-        settings = AutoAttack(**({"attacks": ("square",), "queries": 20} | changes))
+        settings = package(**({"attacks": ("square",), "queries": 20} | changes))
         return measure(settings).forwards
 
     assert passes(queries=60) > 1.5 * passes(queries=20)
-    few, many = (
-        measure(AutoAttack(("apgd-t",), iterations=i, targets=2)).backwards for i in (5, 10)
-    )
+    few, many = (measure(package(("apgd-t",), iterations=i, targets=2)).backwards for i in (5, 10))
     assert many > 1.5 * few
-    few, many = (measure(AutoAttack(("fab-t",), iterations=5, targets=t)).backwards for t in (1, 3))
+    few, many = (measure(package(("fab-t",), iterations=5, targets=t)).backwards for t in (1, 3))
     assert many > 1.5 * few
 
 
 def test_the_step_size_schedule_follows_the_iterations():
     adversary = pyautoattack.AutoAttack(trained(), eps=0.1, seed=0)
-    AutoAttack(iterations=50)._configure(adversary, 10)
+    package(iterations=50)._configure(adversary, 10)
     expected = pyautoattack.autopgd_base.APGDAttack(trained(), n_iter=50, eps=0.1)
     for attack in (adversary.apgd, adversary.apgd_targeted):
         for name in ("n_iter", "n_iter_2", "n_iter_min", "size_decr", "n_iter_orig"):
@@ -171,10 +171,10 @@ def test_the_step_size_schedule_follows_the_iterations():
 
 
 def test_same_settings_same_evidence_another_seed_another():
-    settings = AutoAttack(("apgd-ce",), iterations=5)
+    settings = package(("apgd-ce",), iterations=5)
     first, second, other = (
         measure(s).result.adversarial["apgd-ce"][1]
-        for s in (settings, settings, AutoAttack(("apgd-ce",), iterations=5, seed=1))
+        for s in (settings, settings, package(("apgd-ce",), iterations=5, seed=1))
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
@@ -227,12 +227,12 @@ def test_fewer_than_four_classes_are_refused():
 )
 def test_settings_that_attack_nothing_are_refused(change):
     with pytest.raises(ContractError, match="1 step or more"):
-        AutoAttack(**change)
+        package(**change)
 
 
 def test_an_unknown_attack_gets_near_matches():
     with pytest.raises(UnknownName, match="did you mean apgd-t"):
-        AutoAttack(("apgd-x",))
+        package(("apgd-x",))
 
 
 # --- warnings become flags
@@ -280,7 +280,7 @@ def run_raw(change, settings):
 )
 def test_warnings_become_flags(change, name):
     # Targeted APGD is the attack that looks for zero gradients.
-    settings = AutoAttack(("apgd-t", "apgd-ce"), iterations=2, targets=2)
+    settings = package(("apgd-t", "apgd-ce"), iterations=2, targets=2)
     flags = run_raw(change, settings).flags
     assert [flag.name for flag in flags] == [name]
     # Each once, though both attacks and each target say so, and for what was in the batch.
@@ -313,7 +313,7 @@ def test_a_warning_that_nobody_knows_is_kept():
 
 
 def test_the_check_for_dynamic_networks_does_not_see_our_own_counting():
-    measured = measure(AutoAttack(("apgd-ce",), iterations=2))
+    measured = measure(package(("apgd-ce",), iterations=2))
     assert measured.backwards > 0
     assert "dynamic-forward" not in [flag.name for flag in measured.result.flags]
 
@@ -340,7 +340,7 @@ def test_nothing_global_changes(capsys):
     sys.settrace(tracer)
     try:
         with untouched(model):
-            measure(AutoAttack(iterations=2, queries=10, targets=2), model)
+            measure(package(iterations=2, queries=10, targets=2), model)
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(previous)
@@ -374,7 +374,7 @@ def test_nothing_global_changes_when_an_attack_fails():
 def test_counts_of_an_earlier_run_do_not_make_a_network_dynamic():
     checks.funcs["grad"] = 5
     try:
-        measured = measure(AutoAttack(("apgd-ce",), iterations=2))
+        measured = measure(package(("apgd-ce",), iterations=2))
     finally:
         checks.funcs["grad"] = 0
     assert measured.result.flags == ()
@@ -384,7 +384,7 @@ def test_warnings_are_heard_where_logging_is_set_up_otherwise():
     logger = logging.getLogger("auto-attack")
     logger.disabled = True
     try:
-        result = run_raw(noisy(), AutoAttack(("apgd-ce",), iterations=1))
+        result = run_raw(noisy(), package(("apgd-ce",), iterations=1))
         assert logger.disabled
     finally:
         logger.disabled = False
@@ -393,6 +393,86 @@ def test_warnings_are_heard_where_logging_is_set_up_otherwise():
 
 @pytest.mark.parametrize("threat", [LINF, L2])
 def test_evidence_lies_in_ball_and_box(threat):
-    result = measure(AutoAttack(("apgd-ce",), iterations=3), threat=threat).result
+    result = measure(package(("apgd-ce",), iterations=3), threat=threat).result
     positions, inputs = result.adversarial["apgd-ce"]
     assert threat.contains(torch.as_tensor(inputs), shard().inputs[positions]).all()
+
+
+# --- this project's own attacks
+
+
+OWN = AutoAttack(iterations=30, queries=200)
+
+
+def test_the_engine_is_a_setting_and_knows_its_attacks():
+    assert AutoAttack().engine == "robustprune"
+    with pytest.raises(UnknownName, match="unknown attack 'fab'"):
+        AutoAttack(("fab",))
+    with pytest.raises(UnknownName, match="unknown engine"):
+        AutoAttack(engine="theirs")
+
+
+def test_both_engines_break_nearly_the_same_examples():
+    ours = measure(OWN).result.columns["broken_by"]
+    theirs = measure(package(iterations=30, queries=200)).result.columns["broken_by"]
+    assert ((ours == -2) == (theirs == -2)).all()
+    assert ((ours >= 0) != (theirs >= 0)).sum() <= 2
+    assert (ours >= 0).sum() > 5
+
+
+def test_outcomes_do_not_depend_on_the_shard():
+    examples = shard()
+    whole = measure(OWN).result.columns["broken_by"]
+    parts = [
+        Examples(examples.inputs[part], examples.labels[part], examples.indices[part], 10)
+        for part in (torch.arange(30), torch.arange(30, 60))
+    ]
+    columns = [measure(OWN, examples=part).result.columns["broken_by"] for part in parts]
+    assert np.concatenate(columns).tolist() == whole.tolist()
+
+
+def test_attacks_spare_what_is_proven_and_what_is_broken():
+    examples = shard()
+    proven = torch.arange(60) % 2 == 0
+    spared = Examples(
+        examples.inputs, examples.labels, examples.indices, 10, proven={THREAT.epsilon: proven}
+    )
+    whole, half = measure(OWN), measure(OWN, examples=spared)
+    before, after = (m.result.columns["broken_by"] for m in (whole, half))
+    correct = before != -2
+    assert (after[correct & proven.numpy()] == -3).all()
+    assert (after[~proven.numpy()] == before[~proven.numpy()]).all()
+    assert half.backwards < 0.7 * whole.backwards
+
+
+def test_only_the_compacted_network_is_attacked_and_the_published_one_decides(monkeypatch):
+    model = trained()
+    with torch.no_grad():
+        model.body[0].weight[::2] = 0
+    seen = []
+
+    def watched(network):
+        small = compact(network)
+        small.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+        return small
+
+    monkeypatch.setattr("benchmark.evaluations.engine.compact", watched)
+    column = measure(OWN, model).result.columns["broken_by"]
+    assert sum(seen) > 1000 and {-1, 0} <= set(column.tolist())
+
+
+def test_the_own_square_refuses_other_norms():
+    with pytest.raises(ContractError, match="engine pyautoattack"):
+        measure(AutoAttack(("square",), queries=5), threat=L2)
+    settings = AutoAttack(("apgd-t", "fab-t"), iterations=10, targets=3)
+    assert (measure(settings, threat=L2).result.columns["broken_by"] >= 0).any()
+
+
+def test_starts_without_gradient_become_a_flag():
+    settings = AutoAttack(("apgd-t", "apgd-ce"), iterations=2, targets=2)
+    (flag,) = run_raw(flat_where_dark, settings).flags
+    assert flag.name == "zero-gradients-in-attack" and flag.detail.startswith("apgd-t: at ")
+    with torch.no_grad():
+        correct = Wrapped(flat_where_dark)(shard().inputs).argmax(1) == shard().labels
+    assert flag.rate == pytest.approx(float(correct.float().mean()), abs=0.02)
+    assert run_raw(flat_where_dark, AutoAttack(("apgd-ce",), iterations=2)).flags == ()

@@ -47,10 +47,19 @@ def run(model: nn.Module, examples: Examples, chosen: Bounds) -> dict[str, np.nd
     return chosen.run(model, examples, THREAT, generator()).columns
 
 
+def standing(model: nn.Module, examples: Examples, epsilon: Fraction) -> np.ndarray:
+    """Returns who survives one step of size epsilon along the sign of the gradient."""
+    leaf = examples.inputs.clone().requires_grad_()
+    nn.functional.cross_entropy(model(leaf), examples.labels, reduction="sum").backward()
+    moved = (examples.inputs + float(epsilon) * leaf.grad.sign()).clamp(0, 1)
+    return (model(moved).argmax(dim=1) == examples.labels).numpy()
+
+
 def test_columns_hold_the_best_bound_and_its_method() -> None:
     model = network()
     examples = shard(model)
-    columns = run(model, examples, settings())
+    # With so large a margin nothing is proven, so that each method is asked wherever it could be.
+    columns = run(model, examples, settings(margin=10.0))
     assert list(columns) == ["margin@1/100", "method@1/100", "margin@1/20", "method@1/20"]
     for epsilon in (SMALL, LARGE):
         each = torch.stack(
@@ -64,9 +73,44 @@ def test_columns_hold_the_best_bound_and_its_method() -> None:
         each = (each - rounding_allowance(model, examples.inputs)).numpy()
         margin, method = columns[f"margin@{epsilon}"], columns[f"method@{epsilon}"]
         assert margin.dtype == np.float32 and method.dtype == np.int8
-        np.testing.assert_array_equal(margin, each.max(axis=0))
-        np.testing.assert_array_equal(method, each.argmax(axis=0))
-    assert (columns["margin@1/20"] < columns["margin@1/100"]).all()
+        stands = standing(model, examples, epsilon)
+        assert stands.any()
+        np.testing.assert_array_equal(margin, np.where(stands, each.max(axis=0), -np.inf))
+        np.testing.assert_array_equal(method, np.where(stands, each.argmax(axis=0), -1))
+    assert not standing(model, examples, LARGE).all()
+
+
+def test_nobody_is_bounded_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Fraction, int]] = []
+
+    class Fixed:
+        """Bounds by table: the example's pixel is its margin at 1/20, and more in smaller balls."""
+
+        def __init__(self, network: nn.Module, method: str, chunk: int) -> None:
+            self.method = method
+
+        def __call__(self, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+            asked.append((self.method, threat.epsilon, len(inputs)))
+            found = inputs[:, 0, 0, 0] - 0.5 + (0.2 if self.method == "crown" else 0)
+            return found + float(LARGE - threat.epsilon) * 10
+
+    monkeypatch.setattr("benchmark.evaluations.bounds.MarginBounds", Fixed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False)).eval()
+    model[1].weight.data = torch.eye(4)[:, :] * 10
+    inputs = torch.zeros(4, 1, 2, 2)
+    # The label is the first pixel's, and the last example falls with one step of 1/20.
+    inputs[:, 0, 0, 0] = torch.tensor([0.9, 0.4, 0.2, 0.05])
+    examples = Examples(inputs, torch.zeros(4, dtype=torch.long), torch.arange(4), 4)
+    columns = run(model, examples, settings())
+    assert asked == [
+        ("ibp", LARGE, 3),
+        ("crown", LARGE, 2),  # the first is proven by intervals
+        ("ibp", SMALL, 2),  # the first two are proven in the larger ball
+        ("crown", SMALL, 1),  # the third is proven by intervals now
+    ]
+    assert columns["method@1/20"].tolist() == [0, 1, 1, -1]
+    assert columns["margin@1/20"][0] == columns["margin@1/100"][0]
+    assert columns["margin@1/20"][3] == -np.inf < columns["margin@1/100"][3]
 
 
 @pytest.mark.parametrize(("last", "winner"), [([-1.0, 1.0], 1), ([1.0, 0.0], 0)])
@@ -80,7 +124,8 @@ def test_either_method_can_win(last: list[float], winner: int) -> None:
     body[3].bias.data = torch.tensor([2.0, 0.0])
     inputs = torch.full((1, 1, 1, 2), 0.5)
     examples = Examples(inputs, torch.tensor([0]), torch.tensor([0]), 2)
-    columns = run(body.eval(), examples, settings(epsilons=(Fraction(1, 4),)))
+    # With so large a margin neither is enough, and both are asked.
+    columns = run(body.eval(), examples, settings(epsilons=(Fraction(1, 4),), margin=10.0))
     assert columns["method@1/4"].tolist() == [winner]
 
 
@@ -119,7 +164,8 @@ def test_large_networks_get_crown_ibp_and_say_so() -> None:
     for name, column in explicit.items():
         np.testing.assert_array_equal(result.columns[name], column)
     assert full.run(model, examples, THREAT, generator()).flags == ()
-    assert (run(model, examples, full)["margin@1/20"] > explicit["margin@1/20"]).all()
+    tighter, bounded = run(model, examples, full)["margin@1/20"], explicit["margin@1/20"] > -np.inf
+    assert bounded.any() and (tighter[bounded] > explicit["margin@1/20"][bounded]).all()
 
 
 def test_the_limit_itself_still_gets_full_crown() -> None:
@@ -250,7 +296,9 @@ def test_the_methods_that_work_count_where_another_fails() -> None:
         np.testing.assert_array_equal(
             result.columns[f"margin@{epsilon}"], alone[f"margin@{epsilon}"]
         )
-        assert (result.columns[f"method@{epsilon}"] == 1).all()
+        bounded = standing(model, examples, epsilon)
+        assert bounded.sum() >= 5
+        assert (result.columns[f"method@{epsilon}"] == np.where(bounded, 1, -1)).all()
     (flag,) = result.flags
     assert (flag.rate, flag.detail) == (1.0, "no bound by crown: overlapping max-poolings; use ibp")
 
