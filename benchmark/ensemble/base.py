@@ -88,7 +88,11 @@ class Batch:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns (N,) logit of the label less the largest other one."""
+    """Returns (N,) logit of the label less the largest other one.
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])).tolist()
+    [1.0]
+    """
     own = labels[:, None]
     rivals = logits.scatter(1, own, -torch.inf).amax(dim=1)
     return logits.gather(1, own).squeeze(1) - rivals

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.digests import seed_from
@@ -28,14 +29,16 @@ def generators(seed: int, purpose: str, indices: Iterable[int]) -> list[np.rando
 def uniform(sources: Iterable[np.random.Generator], like: Tensor) -> Tensor:
     """Returns (N, C, H, W) uniform draws in [-1, 1), on the device of `like`."""
     shape = tuple(like.shape[1:])
-    drawn = [2 * source.random(shape, dtype=np.float32) - 1 for source in sources]
-    stacked = np.stack(drawn) if drawn else np.empty((0, *shape), dtype=np.float32)
-    return torch.from_numpy(stacked).to(like)
+    return _stacked([2 * source.random(shape, dtype=np.float32) - 1 for source in sources], like)
 
 
 def normal(sources: Iterable[np.random.Generator], like: Tensor) -> Tensor:
     """Returns (N, C, H, W) standard normal draws, on the device of `like`."""
     shape = tuple(like.shape[1:])
-    drawn = [source.standard_normal(shape, dtype=np.float32) for source in sources]
-    stacked = np.stack(drawn) if drawn else np.empty((0, *shape), dtype=np.float32)
-    return torch.from_numpy(stacked).to(like)
+    return _stacked([source.standard_normal(shape, dtype=np.float32) for source in sources], like)
+
+
+def _stacked(drawn: list[NDArray[np.float32]], like: Tensor) -> Tensor:
+    if not drawn:
+        return torch.empty_like(like)
+    return torch.from_numpy(np.stack(drawn)).to(like)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.attacks import LogitLoss, Steps
+from benchmark.ensemble import margins
 from benchmark.evaluations.base import Examples, Result
 from benchmark.evaluations.iterated import Search
-from benchmark.evaluations.sanity import margins
 from benchmark.threat import ThreatModel
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmark.ensemble import margins
 from benchmark.evaluations.base import Examples
 from benchmark.threat import ThreatModel
 
@@ -65,9 +66,5 @@ def judge(
     logits: Tensor = model(inputs)
     answers = logits.argmax(dim=1)
     wrong = answers != examples.labels
-    own = examples.labels.unsqueeze(1)
-    rivals = logits.scatter(1, own, -torch.inf).amax(dim=1)
-    margins = logits.gather(1, own).squeeze(1) - rivals
-    return Verdict(
-        legal & wrong[positions], answers[positions], margins[positions].to(torch.float32)
-    )
+    margin = margins(logits, examples.labels)[positions].to(torch.float32)
+    return Verdict(legal & wrong[positions], answers[positions], margin)

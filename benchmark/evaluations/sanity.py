@@ -22,6 +22,7 @@ from scipy.stats import fisher_exact
 from torch import Tensor, nn
 
 from benchmark.attacks import Steps, ascend, cross_entropy, pgd
+from benchmark.ensemble import margins
 from benchmark.errors import ContractError
 from benchmark.evaluations import probes
 from benchmark.evaluations.base import MISCLASSIFIED, SURVIVED, Examples, Flag, Result
@@ -301,16 +302,6 @@ class _Watch:
         self.lowest = torch.minimum(self.lowest, margins(logits.detach(), self._labels))
         wanted, own = (logits.gather(1, x.unsqueeze(1)) for x in (self._targets, self._labels))
         return (wanted - own).sum()
-
-
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns (n,) the label's logit less the largest other one.
-
-    >>> margins(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])).tolist()
-    [1.0]
-    """
-    own = labels.unsqueeze(1)
-    return logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -torch.inf).amax(dim=1)
 
 
 def random_point(
