@@ -24,6 +24,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    # Layers draw from the global generator: a test alone sees what it sees in a suite.
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def data_root() -> Path:
     """The folder of real data, or a skip that says how to get it."""

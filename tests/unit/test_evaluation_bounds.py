@@ -289,6 +289,8 @@ def test_an_end_in_softmax_is_measured() -> None:
 def test_the_methods_that_work_count_where_another_fails() -> None:
     # Overlapping poolings: intervals only.
     model = nn.Sequential(nn.MaxPool2d(3, stride=2), nn.Flatten(), nn.Linear(9, 10)).eval()
+    model[2].weight.data = torch.randn(10, 9, generator=generator(3))
+    model[2].bias.data = torch.linspace(0, 1, 10)
     examples = shard(model)
     result = settings(methods=("crown", "ibp")).run(model, examples, THREAT, generator())
     alone = run(model, examples, settings(methods=("ibp",)))
