@@ -852,8 +852,16 @@ class _Finding(NamedTuple):
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure what is fast on this machine, and keep it.")
+    ] = False,
+) -> None:
     """Tells versions, devices, what data are there, and how to get what is missing."""
+    if tune:
+        from benchmark.distributed import measured_tuning, store_tuning
+
+        store_tuning(measured_tuning())
     findings = [*_machine(), *_packages(), *_project()]
     for finding in findings:
         out.print(f"{finding.name:14}{finding.words}", soft_wrap=True)
@@ -893,7 +901,17 @@ def _machine() -> list[_Finding]:
         device,
         _Finding("accelerators", str(torch.cuda.device_count())),
         _Finding("cores", str(os.cpu_count())),
+        _look("tuning", _tuning),
     ]
+
+
+def _tuning() -> str:
+    from benchmark.distributed import tuning, tuning_path
+    from benchmark.tuning import DEFAULT
+
+    found = tuning()
+    source = "default; --tune measures it" if found == DEFAULT else f"measured, {tuning_path()}"
+    return f"a sparse multiply-add takes {found.sparse_cost:.2g} dense ones ({source})"
 
 
 def _packages() -> list[_Finding]:

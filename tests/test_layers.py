@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[1]
 # Rows from low to high. A module imports from lower rows and within its own package alone.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.errors",),
-    ("benchmark.digests", "benchmark.files", "benchmark.workers"),
+    ("benchmark.digests", "benchmark.files", "benchmark.tuning", "benchmark.workers"),
     ("benchmark.migrations",),
     ("benchmark.threat", "benchmark.datasets", "benchmark.architectures"),
     ("benchmark.pruning", "benchmark.weights", "benchmark.relaxations"),
     ("benchmark.attacks", "benchmark.bounds", "benchmark.compaction", "benchmark.ensemble"),
-    ("benchmark.objectives",),
+    ("benchmark.objectives", "benchmark.unrolling"),
     ("benchmark.training", "benchmark.evaluations"),
     ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest"),
     ("benchmark.outcomes", "benchmark.statistics"),
@@ -45,7 +45,12 @@ CONFINED = {
     "typer": ("benchmark.cli",),
     "rich": ("benchmark.cli",),
     "statsmodels": (),
-    "scipy": ("benchmark.statistics", "benchmark.evaluations", "benchmark.datasets"),
+    "scipy": (
+        "benchmark.statistics",
+        "benchmark.evaluations",
+        "benchmark.datasets",
+        "benchmark.unrolling",
+    ),
     "sklearn": ("benchmark.datasets",),
     "safetensors": ("benchmark.weights",),
 }

@@ -5,15 +5,25 @@ from benchmark.distributed.machine import (
     choose_device,
     engine_digest,
     environment,
+    evaluation_environment,
     steady,
+    store_tuning,
     timed,
+    tuning,
+    tuning_path,
 )
+from benchmark.distributed.speed import measured_tuning
 
 __all__ = [
     "choose_device",
     "engine_digest",
     "environment",
+    "evaluation_environment",
     "map_jobs",
+    "measured_tuning",
     "steady",
+    "store_tuning",
     "timed",
+    "tuning",
+    "tuning_path",
 ]

@@ -6,6 +6,7 @@ one order whatever the machine.
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import sys
@@ -18,7 +19,9 @@ from typing import TypeVar
 import torch
 
 from benchmark.digests import digest_of, sha256_of_file
-from benchmark.errors import ContractError
+from benchmark.errors import ContractError, ManifestError
+from benchmark.files import read_bounded, write_atomically
+from benchmark.tuning import DEFAULT, Tuning
 
 Answer = TypeVar("Answer")
 
@@ -59,11 +62,52 @@ def environment(device: torch.device) -> Mapping[str, str]:
     return found | {"device": f"cpu ({kernels}), one thread a job"}
 
 
+def tuning_path() -> Path:
+    """Returns where this machine's tuning lies: $ROBUSTPRUNE_TUNING, or the user's cache folder."""
+    chosen = os.environ.get("ROBUSTPRUNE_TUNING")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(chosen) if chosen else caches / "robustprune" / "tuning.json"
+
+
+@functools.cache
+def tuning() -> Tuning:
+    """Returns this machine's tuning, the default where none was measured.
+
+    Raises:
+        ManifestError: the file is no tuning.
+    """
+    path = tuning_path()
+    try:
+        return Tuning(sparse_cost=float(json.loads(read_bounded(path, 10_000))["sparse_cost"]))
+    except FileNotFoundError:
+        return DEFAULT
+    except (ValueError, KeyError, TypeError, RecursionError, ContractError) as error:
+        raise ManifestError(
+            f"expected this machine's tuning in {path}, got another file; remove it, or measure "
+            "again with `robustprune doctor --tune`"
+        ) from error
+
+
+def store_tuning(found: Tuning) -> None:
+    """Keeps a tuning for this machine's later runs."""
+    text = json.dumps({"sparse_cost": found.sparse_cost})
+    write_atomically(tuning_path(), f"{text}\n".encode())
+    tuning.cache_clear()
+
+
+def evaluation_environment(device: torch.device) -> Mapping[str, str]:
+    """Returns the environment, and the tuning where it is not the default, which moves rounding."""
+    found = environment(device)
+    if tuning() == DEFAULT or device.type != "cpu":
+        return found
+    return {**found, "tuning": f"sparse cost {tuning().sparse_cost:g}"}
+
+
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
 _ENGINE = (
     "architectures attacks.py bounds.py compaction.py datasets distributed/machine.py ensemble "
     "evaluations evidence.py manifest.py objectives pipeline/shards.py pruning.py relaxations.py "
-    "threat.py training.py weights.py"
+    "threat.py training.py unrolling.py weights.py"
 ).split()
 
 

@@ -5,7 +5,6 @@ network as published, in full precision; and an example counts as broken only wh
 shown. Networks that answer NaN or another number of classes stop the run.
 """
 
-import contextlib
 import copy
 from dataclasses import dataclass, replace
 
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.architectures import Classifier
-from benchmark.compaction import NotCompactable, compact
 from benchmark.digests import seed_from
 from benchmark.errors import ContractError, InvariantViolation
 from benchmark.evaluations.base import Examples, Result, Settings
 from benchmark.evaluations.confirm import fooled
 from benchmark.evaluations.probes import Steadiness, explained
 from benchmark.threat import ThreatModel
+from benchmark.tuning import DEFAULT, Tuning
+from benchmark.unrolling import leanest
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ class Measured:
 class Guard(nn.Module):
     """A frozen copy of a network that counts its passes and refuses answers that are not logits."""
 
-    def __init__(self, model: nn.Module, classes: int) -> None:
+    def __init__(self, model: nn.Module, classes: int, tuning: Tuning = DEFAULT) -> None:
         """Copies the network in eval mode; its parameters need no gradients here."""
         super().__init__()
+        self.tuning = tuning
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self.classes = classes
         self.forwards = 0
@@ -82,18 +82,15 @@ class Guard(nn.Module):
 
 
 class Attacked(nn.Module):
-    """What attacks look at: the network without what has no effect, under the same guard.
+    """What attacks look at: the network in the form that is fastest here, under the same guard.
 
     It is the same function but for rounding. What counts is decided on the network as published.
     """
 
     def __init__(self, guard: Guard) -> None:
-        """Compacts the guarded network where that is possible, and else takes it as it is."""
+        """Takes the guarded network's fastest form."""
         super().__init__()
-        self.guard, self.network = guard, guard.network
-        with contextlib.suppress(NotCompactable):
-            if type(guard.network) is Classifier:
-                self.network = compact(guard.network)
+        self.guard, self.network = guard, leanest(guard.network, guard.tuning)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits (N, K); the pass is counted by the guard, which may refuse it."""
@@ -136,6 +133,7 @@ def run_evaluation(
     settings: Settings,
     threat: ThreatModel,
     seed: tuple[str | int, ...],
+    tuning: Tuning = DEFAULT,
 ) -> Measured:
     """Runs one evaluation on one shard and checks what comes back.
 
@@ -149,6 +147,7 @@ def run_evaluation(
         settings: which evaluation and how.
         threat: the protocol's threat model.
         seed: protocol seed, evaluation and shard, from which the generator is seeded.
+        tuning: of the machine.
 
     Raises:
         ContractError: the network or the examples break their contract, or the network is no fixed
@@ -157,7 +156,7 @@ def run_evaluation(
             without one.
     """
     check_examples(examples)
-    guard = Guard(model, examples.classes)
+    guard = Guard(model, examples.classes, tuning)
     generator = torch.Generator(examples.inputs.device).manual_seed(seed_from(*seed))
     # The copy is asked past the guard, so that these passes are not counted.
     steadiness = Steadiness(guard.network, examples.inputs, examples.labels, model)

@@ -23,7 +23,7 @@ from benchmark.bounds import UnboundableNetwork, rounding_allowance
 from benchmark.digests import digest_of, seed_from
 from benchmark.distributed import (
     choose_device,
-    environment,
+    evaluation_environment,
     map_jobs,
     steady,
 )
@@ -316,7 +316,7 @@ def _answers(report: AuditReport, job: AuditJob, where: Standing, inputs: Path) 
     draw = job.draw
     asked = (where.record.content_digest, draw.seed, draw.fraction, draw.confidence)
     given = (report.record_digest, report.seed, report.fraction, report.confidence)
-    now = dict(environment(choose_device(job.project.device)))
+    now = dict(evaluation_environment(choose_device(job.project.device)))
     whole = inputs.exists() or not report.finding("robust").wrong
     return asked == given and report.environment == now and whole
 
@@ -389,7 +389,7 @@ def _measure(job: AuditJob, where: Standing) -> tuple[AuditReport, dict[str, Arr
 def _report(
     job: AuditJob, where: Standing, chosen: Array, findings: tuple[Finding, ...]
 ) -> AuditReport:
-    record, now = where.record, dict(environment(choose_device(job.project.device)))
+    record, now = where.record, dict(evaluation_environment(choose_device(job.project.device)))
     report = AuditReport(
         checkpoint_id=record.checkpoint_id,
         checkpoint_sha256=record.checkpoint_sha256,

@@ -12,7 +12,7 @@ from benchmark import records
 from benchmark.architectures import Classifier
 from benchmark.datasets import status
 from benchmark.digests import sha256_of_bytes, sha256_of_file
-from benchmark.distributed import choose_device, environment, map_jobs
+from benchmark.distributed import choose_device, evaluation_environment, map_jobs
 from benchmark.errors import BenchmarkError, ContractError, RecordError
 from benchmark.evaluations import Flag, Iterated, Settings, Sparing
 from benchmark.evaluations.base import PROVEN, SURVIVED
@@ -387,7 +387,7 @@ def finish(
         size=size_of(checkpoint, load_model(checkpoint, project.root)),
         cost=cost,
         flags=tuple(FlagEntry(name=f.name, rate=f.rate, detail=f.detail[:400]) for f in flags),
-        environment=dict(environment(choose_device(project.device))),
+        environment=dict(evaluation_environment(choose_device(project.device))),
         outcomes_sha256=sha256_of_bytes(outcomes.encode()),
         evidence=write_evidence(project, checkpoint, chosen, jobs),
         parent_sha256="" if parent is None else parent.sha256,

@@ -17,7 +17,14 @@ from torch import nn
 
 from benchmark.datasets import Split, describe, example_list, load, status
 from benchmark.digests import digest_of, sha256_of_bytes
-from benchmark.distributed import choose_device, engine_digest, environment, steady, timed
+from benchmark.distributed import (
+    choose_device,
+    engine_digest,
+    evaluation_environment,
+    steady,
+    timed,
+    tuning,
+)
 from benchmark.errors import BenchmarkError, DataUnavailable, RecordError
 from benchmark.evaluations import (
     Bounds,
@@ -85,7 +92,7 @@ class ShardJob:
                 "data": self.data_digest,
                 "parent": self._parent_sha256,
                 "training": self.training_digest,
-                "environment": environment(choose_device(self.project.device)),
+                "environment": evaluation_environment(choose_device(self.project.device)),
                 "engine": engine_digest(),
             }
         )
@@ -270,6 +277,7 @@ def measure_shard(
                 settings=settings,
                 threat=chosen.threat,
                 seed=(chosen.seed, evaluation, start),
+                tuning=tuning(),
             )
         )
         result = measured.result

@@ -23,7 +23,7 @@ from benchmark.bounds import UnboundableNetwork, rounding_allowance
 from benchmark.challenges import Challenge
 from benchmark.datasets import describe
 from benchmark.digests import seed_from
-from benchmark.distributed import choose_device, environment, map_jobs, steady
+from benchmark.distributed import choose_device, evaluation_environment, map_jobs, steady
 from benchmark.errors import BenchmarkError, ContractError, RecordError
 from benchmark.evaluations import (
     Bounds,
@@ -149,7 +149,7 @@ class _Subject:
     @cached_property
     def same_machine(self) -> bool:
         """Whether this machine computes as the record's did: then rounding excuses nothing."""
-        return dict(environment(self.device)) == self.record.environment
+        return dict(evaluation_environment(self.device)) == self.record.environment
 
     @cached_property
     def guarded(self) -> Guard:

@@ -13,12 +13,14 @@ from pyautoattack import checks
 from tiny import L2, LINF, Linear, digits, rng, trained, untouched
 from torch import nn
 
-from benchmark.compaction import compact
+from benchmark.compaction import Compact
 from benchmark.errors import ContractError, UnknownName
 from benchmark.evaluations import AutoAttack, Examples, run_evaluation
 from benchmark.evaluations import autoattack as module
 from benchmark.evaluations.autoattack import STANDARD
 from benchmark.threat import ThreatModel
+from benchmark.tuning import Tuning
+from benchmark.unrolling import Unrolled, leanest
 
 THREAT = ThreatModel("Linf", Fraction(3, 20))
 package = partial(AutoAttack, engine="pyautoattack")
@@ -445,18 +447,20 @@ def test_attacks_spare_what_is_proven_and_what_is_broken():
     assert half.backwards < 0.7 * whole.backwards
 
 
-def test_only_the_compacted_network_is_attacked_and_the_published_one_decides(monkeypatch):
+@pytest.mark.parametrize("cost", [1e-5, 1e5], ids=["unrolled", "compact"])
+def test_only_the_leanest_network_is_attacked_and_the_published_one_decides(monkeypatch, cost):
     model = trained()
     with torch.no_grad():
         model.body[0].weight[::2] = 0
     seen = []
 
-    def watched(network):
-        small = compact(network)
+    def watched(network, tuning):
+        small = leanest(network, Tuning(cost))
+        assert type(small) is (Unrolled if cost < 1 else Compact)
         small.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
         return small
 
-    monkeypatch.setattr("benchmark.evaluations.engine.compact", watched)
+    monkeypatch.setattr("benchmark.evaluations.engine.leanest", watched)
     column = measure(OWN, model).result.columns["broken_by"]
     assert sum(seen) > 1000 and {-1, 0} <= set(column.tolist())
 
