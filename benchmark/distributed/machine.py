@@ -106,7 +106,7 @@ def evaluation_environment(device: torch.device) -> Mapping[str, str]:
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
 _ENGINE = (
     "architectures attacks.py bounds.py compaction.py datasets distributed/machine.py ensemble "
-    "evaluations evidence.py manifest.py objectives pipeline/shards.py pruning.py relaxations.py "
+    "evaluations evidence.py manifest.py objectives pipeline/shards.py pruning.py relaxations "
     "threat.py training.py unrolling.py weights.py"
 ).split()
 

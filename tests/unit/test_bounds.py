@@ -563,7 +563,7 @@ def test_a_small_machine_is_no_property_of_the_network(error: Exception) -> None
 def test_a_failure_does_not_spoil_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     (model,) = (parameter.values[0] for parameter in networks("convolutions"))
     inputs, labels = data(2), torch.tensor([0, 1])
-    bound = MarginBounds(model, "crown")
+    bound = MarginBounds(model, "crown-ibp")
     expected = bound(inputs, labels, linf(Fraction(1, 50)))
     with monkeypatch.context() as patch:
         patch.setattr(bound._bounded, "compute_bounds", lambda **_: 1 / 0)

@@ -1,11 +1,13 @@
 """The bounds evaluation: columns, best method, substitution, and what it leaves alone."""
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from tiny import digits, trained
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier, Normalise, build, initialise
@@ -47,12 +49,33 @@ def run(model: nn.Module, examples: Examples, chosen: Bounds) -> dict[str, np.nd
     return chosen.run(model, examples, THREAT, generator()).columns
 
 
-def standing(model: nn.Module, examples: Examples, epsilon: Fraction) -> np.ndarray:
-    """Returns who survives one step of size epsilon along the sign of the gradient."""
-    leaf = examples.inputs.clone().requires_grad_()
-    nn.functional.cross_entropy(model(leaf), examples.labels, reduction="sum").backward()
-    moved = (examples.inputs + float(epsilon) * leaf.grad.sign()).clamp(0, 1)
+def standing(
+    model: nn.Module, examples: Examples, epsilon: Fraction, count: int = 1, size: float = 1
+) -> np.ndarray:
+    """Returns who survives steps, shares of epsilon, along the sign of the gradient."""
+    moved, epsilon = examples.inputs, float(epsilon)
+    for _ in range(count):
+        leaf = moved.clone().requires_grad_()
+        nn.functional.cross_entropy(model(leaf), examples.labels, reduction="sum").backward()
+        moved = moved + size * epsilon * leaf.grad.sign()
+        moved = torch.min(torch.max(moved, examples.inputs - epsilon), examples.inputs + epsilon)
+        moved = moved.clamp(0, 1)
     return (model(moved).argmax(dim=1) == examples.labels).numpy()
+
+
+def test_beyond_the_protocol_s_epsilon_a_climb_says_where_bounds_are_in_vain() -> None:
+    model, known = trained(), digits(60)
+    examples = replace(known, labels=model(known.inputs).argmax(dim=1))
+    inside, beyond = Fraction(1, 50), Fraction(1, 10)
+    chosen = settings(epsilons=(inside, beyond), methods=("ibp",), margin=10.0)
+    threat = ThreatModel("Linf", inside)
+    columns = chosen.run(model, examples, threat, generator()).columns
+    step, climb = standing(model, examples, beyond), standing(model, examples, beyond, 10, 0.25)
+    assert (step & ~climb).any()
+    bounded = ~np.isneginf(columns["margin@1/10"])
+    np.testing.assert_array_equal(bounded, climb & standing(model, examples, inside))
+    bounded = ~np.isneginf(columns["margin@1/50"])
+    np.testing.assert_array_equal(bounded, standing(model, examples, inside))
 
 
 def test_columns_hold_the_best_bound_and_its_method() -> None:

@@ -237,13 +237,13 @@ class _Dense:
         if _is(layer, nn.Linear):
             return _Dense(self.values @ layer.weight)
         images = self.values.flatten(0, 1)
-        if _is_plain_convolution(layer):
-            images = _transposed(layer, images, shape)
+        if is_plain_convolution(layer):
+            images = transposed(layer, images, shape)
         elif isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) or _is(layer, nn.Conv2d):
             # Of poolings and rare paddings the derivative is taken, which is the same everywhere.
             images = torch.func.vjp(layer, images.new_zeros((len(images), *shape)))[1](images)[0]
         else:
-            images = images * _line(layer)[0]
+            images = images * affine_line(layer)[0]
         return _Dense(images.view(*self.values.shape[:2], *shape))
 
 
@@ -292,10 +292,10 @@ class _Patches:
 
     def back(self, layer: nn.Module, shape: torch.Size) -> "_Patches":
         """Returns coefficients of an affine layer's inputs, of `shape`, from its outputs'."""
-        if not _is_plain_convolution(layer):
-            return replace(self, values=self.values * _line(layer)[0])
+        if not is_plain_convolution(layer):
+            return replace(self, values=self.values * affine_line(layer)[0])
         inside = self.times(self.values.new_ones(1, *self.shape)) if any(self.padding) else self
-        images = _transposed(layer, inside.values.flatten(0, 2))
+        images = transposed(layer, inside.values.flatten(0, 2))
         (down, right), (first, second) = self.stride, layer.stride
         above, before = (int(size) for size in layer.padding)
         return _Patches(
@@ -323,14 +323,14 @@ def _of_each_unit(layers: list[nn.Module], shape: torch.Size, like: Tensor) -> _
     pooled = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     local = layers[pooled[-1] + 1 :] if pooled else layers
     windows = (nn.BatchNorm2d, Normalise, *UNCHANGING, nn.ReLU)
-    if all(_is_plain_convolution(layer) or isinstance(layer, windows) for layer in local):
+    if all(is_plain_convolution(layer) or isinstance(layer, windows) for layer in local):
         identity = torch.eye(shape[0], dtype=like.dtype, device=like.device)
         return _Patches(identity.view(1, 1, shape[0], shape[0], 1, 1), shape)
     identity = torch.eye(shape.numel(), dtype=like.dtype, device=like.device)
     return _Dense(identity.view(1, -1, *shape))
 
 
-def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+def is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Returns whether a layer is a convolution whose padding is a number of zeros."""
     return (
         _is(layer, nn.Conv2d)
@@ -339,7 +339,7 @@ def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _transposed(layer: nn.Conv2d, images: Tensor, shape: torch.Size | None = None) -> Tensor:
+def transposed(layer: nn.Conv2d, images: Tensor, shape: torch.Size | None = None) -> Tensor:
     """Returns (n, C, H, W) coefficients of a convolution's inputs from (n, D, h, w) of its outputs.
 
     Args:
@@ -457,7 +457,7 @@ def _back_to_a_box(
             rows, shift, slack = relax(rows, box)
             centre, spread = centre + shift, spread + slack
         elif not isinstance(layer, UNCHANGING):
-            if (constant := _constant(layer)) is not None:
+            if (constant := affine_constant(layer)) is not None:
                 centre = centre + rows.shift(constant)
             rows = rows.back(layer, box[0].shape[1:])
     middle, radius = (end[0] + end[1]) / 2, (end[1] - end[0]) / 2
@@ -466,7 +466,7 @@ def _back_to_a_box(
 
 def _adaptive_lines(rows: Rows, box: Box) -> tuple[Rows, Tensor, float]:
     """Returns a line below the sum: negative coefficients take the ReLU's upper line."""
-    slope, height = _upper_line(box)
+    slope, height = upper_line(box)
     lower_slope = (slope > 0.5).to(slope.dtype)
     negative = replace(rows, values=-functional.relu(-rows.values))
     lines = rows.times(lower_slope).values + negative.times(slope - lower_slope).values
@@ -475,11 +475,11 @@ def _adaptive_lines(rows: Rows, box: Box) -> tuple[Rows, Tensor, float]:
 
 def _bands(rows: Rows, box: Box) -> tuple[Rows, Tensor, Tensor]:
     """Returns the middle of the bands, and half their heights as spread."""
-    slope, height = _upper_line(box)
+    slope, height = upper_line(box)
     return rows.times(slope), rows.sum(height / 2), rows.absolute().sum(height / 2)
 
 
-def _upper_line(box: Box) -> tuple[Tensor, Tensor]:
+def upper_line(box: Box) -> tuple[Tensor, Tensor]:
     """Returns slope u / (u - l) and value at 0, -l u / (u - l), of the lines above ReLUs.
 
     Units that are always on have slope 1, units that are always off slope 0, and both value 0.
@@ -492,18 +492,18 @@ def _upper_line(box: Box) -> tuple[Tensor, Tensor]:
     return slope, torch.where(unstable, -lower * slope, 0.0)
 
 
-def _constant(layer: nn.Module) -> Tensor | None:
+def affine_constant(layer: nn.Module) -> Tensor | None:
     """Returns what an affine layer adds, in a shape that expands to its outputs; None for 0."""
     if isinstance(layer, nn.Conv2d) and layer.bias is not None:
         return layer.bias.view(-1, 1, 1)
     if isinstance(layer, nn.Linear) and layer.bias is not None:
         return layer.bias
     if isinstance(layer, nn.BatchNorm2d | Normalise):
-        return _line(layer)[1]
+        return affine_line(layer)[1]
     return None
 
 
-def _line(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def affine_line(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Returns scale and shift, (C, 1, 1) each, of a layer that treats each unit by itself."""
     if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
         return _batch_norm_line(layer)
