@@ -21,7 +21,7 @@ class Tuning:
         ContractError: a number that cannot be one.
     """
 
-    sparse_cost: float = 4.0
+    sparse_cost: float = 7.0
 
     def __post_init__(self) -> None:
         """Refuses what means nothing."""

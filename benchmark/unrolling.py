@@ -33,9 +33,9 @@ Flags = NDArray[np.bool_]
 # at 99 % has.
 _LARGEST = 100_000_000
 
-# What writing a feature and reading it again takes, in multiply-adds of an entry (measured on the
-# networks of `benchmark/architectures`).
-_PASS = 4
+# What writing a feature and reading it again takes, in multiply-adds of a matrix's entries, and in
+# those of dense layers, which are many times as fast (measured on `benchmark/architectures`).
+_PASS, _DENSE_PASS = 4, 40
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,17 @@ def multiply_adds(network: Compact, shape: tuple[int, int, int]) -> tuple[int, i
     return dense, without
 
 
+def dense_work(network: Compact, shape: tuple[int, int, int]) -> int:
+    """Returns what a forward pass of one example takes, in multiply-adds of dense layers.
+
+    Args:
+        network: compacted.
+        shape: (C, H, W) of an input.
+    """
+    features = sum(int(np.prod(after)) for _, _, after in _shapes(network, shape))
+    return multiply_adds(network, shape)[0] + _DENSE_PASS * (int(np.prod(shape)) + features)
+
+
 def leanest(network: nn.Module, tuning: Tuning) -> nn.Module:
     """Returns the form of a network that takes the least time; the network where there is no other.
 
@@ -87,14 +98,14 @@ def leanest(network: nn.Module, tuning: Tuning) -> nn.Module:
         small = compact(network).eval()
     except NotCompactable:
         return network
-    if next(small.buffers()).is_cuda:
-        return small.to(memory_format=torch.channels_last)
-    dense, entries = multiply_adds(small, network.shape)
-    # Matrices are made only where there is hope.
-    unrolled = unroll(small, network.shape) if tuning.sparse_cost * entries < 2 * dense else None
-    if unrolled is not None and tuning.sparse_cost * unrolled.work < dense:
-        return unrolled
-    return small
+    if not next(small.buffers()).is_cuda:
+        dense, (_, entries) = dense_work(small, network.shape), multiply_adds(small, network.shape)
+        # Following features takes out more than following channels did, seldom more than half.
+        hopeful = tuning.sparse_cost * entries < 2 * dense
+        unrolled = unroll(small, network.shape) if hopeful else None
+        if unrolled is not None and tuning.sparse_cost * unrolled.work < dense:
+            return unrolled
+    return small.to(memory_format=torch.channels_last)
 
 
 def unroll(network: Compact, shape: tuple[int, int, int]) -> "Unrolled | None":

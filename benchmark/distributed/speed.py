@@ -11,7 +11,7 @@ from benchmark.compaction import compact
 from benchmark.distributed.machine import steady
 from benchmark.pruning import mask_from_scores, prunable_parameters
 from benchmark.tuning import Tuning
-from benchmark.unrolling import multiply_adds, unroll
+from benchmark.unrolling import dense_work, unroll
 
 # A network of which both forms take about as long, on as many examples as a shard has.
 _SHAPE, _SPARSITY, _EXAMPLES = (1, 28, 28), 0.9, 250
@@ -27,7 +27,7 @@ def measured_tuning() -> Tuning:
     initialise(network, source)
     scores = {name: weight.abs() for name, weight in prunable_parameters(network).items()}
     mask_from_scores(scores, _SPARSITY, "layerwise").apply(network)
-    small = compact(network).eval()
+    small = compact(network).eval().to(memory_format=torch.channels_last)
     unrolled = unroll(small, _SHAPE)
     assert unrolled is not None  # it is small
     inputs = torch.rand(_EXAMPLES, *_SHAPE, generator=source).requires_grad_()
@@ -38,6 +38,5 @@ def measured_tuning() -> Tuning:
                 start = time.perf_counter()
                 form(inputs).sum().backward()
                 spent.append(time.perf_counter() - start)
-    dense, _ = multiply_adds(small, _SHAPE)
     each = {form: statistics.median(spent) for form, spent in seconds.items()}
-    return Tuning((each[unrolled] / unrolled.work) / (each[small] / dense))
+    return Tuning((each[unrolled] / unrolled.work) / (each[small] / dense_work(small, _SHAPE)))

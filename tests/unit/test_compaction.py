@@ -57,7 +57,7 @@ def test_the_function_stays(name):
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 50
 
 
-@pytest.mark.parametrize("name", ["cnn-small", "resnet18", "wrn-28-4"])
+@pytest.mark.parametrize("name", ["cnn-small", "cnn-large", "resnet18", "wrn-28-4"])
 def test_input_gradients_stay(name):
     model = network(name)
     prune(model, 0.6, rng(7))
