@@ -265,7 +265,7 @@ class _Window:
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Returns (P,) inner products of rows (P, ...) with rows (P or 1, ...)."""
     flat, other = left.flatten(1), right.flatten(1)
-    return flat @ other[0] if len(other) == 1 else torch.einsum("pd,pd->p", flat, other)
+    return flat @ other[0] if len(other) == 1 else torch.linalg.vecdot(flat, other)
 
 
 def _whole_of(units: Tensor, sign: int, like: Tensor) -> _Whole:

@@ -1,6 +1,7 @@
 """Jobs in this process and in several; workers that die, and parents that do."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -184,3 +185,32 @@ def test_machine_facts() -> None:
     answer, seconds = timed(lambda: 5)
     assert answer == 5
     assert seconds >= 0
+
+
+FAULTS = """
+import resource, sys, torch
+from benchmark.distributed.machine import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def once():
+    parts = [torch.ones(1 << 20) for _ in range(4)]
+once()
+before = faults()
+for _ in range(20):
+    once()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="knows no other C library's heap")
+def test_freed_memory_is_used_again() -> None:
+    def faults(how: str) -> int:
+        found = subprocess.run(
+            [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+        )
+        return int(found.stdout)
+
+    # Twenty times sixteen megabytes are eighty thousand pages.
+    assert faults("kept") < 2000 < 20_000 < faults("given back")
