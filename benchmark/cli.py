@@ -495,11 +495,11 @@ def _planned(asked: Sequence[str]) -> list[tuple["Protocol", list["Checkpoint"]]
         UnknownName: no such protocol.
         ManifestError: there are no checkpoints to evaluate.
     """
-    from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS
+    from benchmark.protocols import ASKED_FOR, PROTOCOLS
     from benchmark.protocols import protocol as find
 
     chosen = [find(name) for name in dict.fromkeys(asked)]
-    chosen = chosen or [entry for name, entry in PROTOCOLS.items() if name not in FIVE_ATTACKS]
+    chosen = chosen or [entry for name, entry in PROTOCOLS.items() if name not in ASKED_FOR]
     known = _manifest().checkpoints
     planned = [(p, [entry for entry in known if entry.dataset == p.dataset]) for p in chosen]
     filled = [(p, entries) for p, entries in planned if entries]

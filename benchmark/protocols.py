@@ -259,13 +259,33 @@ def _five(name: str) -> tuple[str, Protocol]:
     return made.id, made
 
 
-# Evaluated where they are asked for by name, and not by default.
 FIVE_ATTACKS = dict(
     _five(name) for name in ("digits-linf", "mnist-linf", "cifar10-linf", "cifar100-linf")
 )
 
+
+def _fast(name: str) -> tuple[str, Protocol]:
+    """Returns a main protocol with AutoAttack in bfloat16, re-checked in float32, and its id."""
+    main = _MAIN[name]
+    evaluations = tuple(
+        (n, replace(s, precision="bfloat16") if isinstance(s, AutoAttack) else s)
+        for n, s in main.evaluations
+    )
+    made = replace(main, id=f"{name}-fast", version=1, evaluations=evaluations)
+    return made.id, made
+
+
+# For accelerators: a first look, which may leave standing what float32 would break.
+FAST = dict(
+    _fast(name)
+    for name in ("cifar10-linf", "cifar10-jpeg-linf", "cifar100-linf", "svhn-linf", "imagenet-linf")
+)
+
 # The main protocols come first: training defends against the first of its data set.
-PROTOCOLS = _MAIN | FIVE_ATTACKS
+PROTOCOLS = _MAIN | FIVE_ATTACKS | FAST
+
+# Evaluated where they are asked for by name, and not by default.
+ASKED_FOR = FIVE_ATTACKS | FAST
 
 
 def protocol(name: str) -> Protocol:

@@ -16,6 +16,7 @@ from benchmark.digests import seed_from
 from benchmark.errors import ContractError, InvariantViolation
 from benchmark.evaluations.base import Examples, Result, Settings
 from benchmark.evaluations.confirm import fooled
+from benchmark.evaluations.precision import Precision, lowered
 from benchmark.evaluations.probes import Steadiness, explained
 from benchmark.threat import ThreatModel
 from benchmark.tuning import DEFAULT, Tuning
@@ -87,19 +88,25 @@ class Attacked(nn.Module):
     It is the same function but for rounding. What counts is decided on the network as published.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        """Takes the guarded network's fastest form."""
+    def __init__(self, guard: Guard, precision: Precision = "float32") -> None:
+        """Takes the guarded network's fastest form, or a less precise copy of its compact form."""
         super().__init__()
-        self.guard, self.network = guard, leanest(guard.network, guard.tuning)
+        if precision == "float32":
+            self.network = leanest(guard.network, guard.tuning)
+        else:
+            self.network = lowered(guard.network, precision)
+        self.guard = guard
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits (N, K); the pass is counted by the guard, which may refuse it."""
         return self.guard.checked(self.network(inputs), inputs)
 
 
-def attacked(model: nn.Module) -> nn.Module:
-    """Returns what attacks on a network should look at."""
-    return Attacked(model) if isinstance(model, Guard) else model
+def attacked(model: nn.Module, precision: Precision = "float32") -> nn.Module:
+    """Returns what attacks on a network should look at; other precisions are those of fast mode."""
+    if isinstance(model, Guard):
+        return Attacked(model, precision)
+    return model if precision == "float32" else lowered(model, precision)
 
 
 def check_examples(examples: Examples) -> None:

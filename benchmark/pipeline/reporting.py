@@ -14,7 +14,7 @@ from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Spa
 from benchmark.outcomes import main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
-from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS, Protocol
+from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
 from benchmark.report import AttackColumn, ProtocolPage, flag_words, render
 
 # What each evaluation does, in the words of the pages.
@@ -39,6 +39,11 @@ _MEANINGS = {
 }
 
 # What sets the boards with PwoA's attacks apart.
+_FAST = (
+    " AutoAttack looks at the network in bfloat16; what it finds counts only as confirmed in "
+    "float32, and what is not confirmed is attacked again there. It may leave standing what the "
+    "main protocol breaks, and never ranks with it."
+)
 _FIVE = (
     "\n\nThe attacks are the five of PwoA (Jian et al. 2022): FGSM, PGD-10, PGD-20, CW and "
     "AutoAttack. The main board of these data asks more: it measures a whole curve over epsilon, "
@@ -74,7 +79,8 @@ def report(project: Project) -> list[Path]:
 
 def page(protocol: Protocol) -> ProtocolPage:
     """Returns what the pages say about a protocol."""
-    data, five = DATASETS[protocol.dataset], protocol.id in FIVE_ATTACKS
+    data, five, fast = DATASETS[protocol.dataset], protocol.id in FIVE_ATTACKS, protocol.id in FAST
+    kind = ", five attacks" if five else ", fast" if fast else ""
     settings = [(name, _in_words(s)) for name, s in protocol.evaluations]
     if any(isinstance(s, Smoothing) for _, s in protocol.evaluations):
         settings.append(("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"))
@@ -86,7 +92,7 @@ def page(protocol: Protocol) -> ProtocolPage:
     ]
     return ProtocolPage(
         id=protocol.id,
-        title=f"{data.title}, {protocol.threat}{', five attacks' if five else ''}",
+        title=f"{data.title}, {protocol.threat}{kind}",
         threat=str(protocol.threat),
         version=protocol.version,
         digest=protocol.digest,
@@ -95,7 +101,7 @@ def page(protocol: Protocol) -> ProtocolPage:
             f"An adversary may change each input within {protocol.threat}, inside the box [0, 1]. "
             "Examples come from one fixed, class-balanced list of the test split; smaller tiers "
             "are its prefixes."
-            f"{_FIVE if five else ''}"
+            f"{_FIVE if five else _FAST if fast else ''}"
         ),
         settings=settings,
         tiers=dict(protocol.tiers),

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -18,6 +19,7 @@ from benchmark.errors import ContractError, UnknownName
 from benchmark.evaluations import AutoAttack, Examples, run_evaluation
 from benchmark.evaluations import autoattack as module
 from benchmark.evaluations.autoattack import STANDARD
+from benchmark.evaluations.precision import lowered
 from benchmark.threat import ThreatModel
 from benchmark.tuning import Tuning
 from benchmark.unrolling import Unrolled, leanest
@@ -480,3 +482,37 @@ def test_starts_without_gradient_become_a_flag():
         correct = Wrapped(flat_where_dark)(shard().inputs).argmax(1) == shard().labels
     assert flag.rate == pytest.approx(float(correct.float().mean()), abs=0.02)
     assert run_raw(flat_where_dark, AutoAttack(("apgd-ce",), iterations=2)).flags == ()
+
+
+def test_fast_mode_is_confirmed_in_float32():
+    exact = measure(OWN).result.columns["broken_by"]
+    fast = measure(replace(OWN, precision="bfloat16")).result.columns["broken_by"]
+    # Every success was shown to the network as published; the engine refuses any other.
+    assert ((exact >= 0) == (fast >= 0)).mean() > 0.95 and (fast >= 0).any()
+    assert measure(replace(OWN, precision="tf32")).result.columns["broken_by"].tolist() == [
+        *exact
+    ], "on the CPU there is no TF32"
+
+
+def test_claims_that_float32_does_not_confirm_are_attacked_there(monkeypatch):
+    class Liar(torch.nn.Module):
+        """Says of whatever has been changed that it is broken."""
+
+        def forward(self, inputs):
+            logits = trained()(inputs)
+            moved = (inputs * 16 - (inputs * 16).round()).abs().flatten(1).amax(1) > 1e-3
+            return torch.where(moved[:, None], -logits, logits)
+
+    monkeypatch.setattr("benchmark.evaluations.engine.lowered", lambda network, precision: Liar())
+    one = replace(OWN, attacks=("apgd-ce",))
+    found = measure(replace(one, precision="bfloat16")).result.columns["broken_by"]
+    np.testing.assert_array_equal(found, measure(one).result.columns["broken_by"])
+
+
+def test_precisions_that_mean_nothing_are_refused():
+    with pytest.raises(UnknownName, match="precision"):
+        AutoAttack(precision="float16")
+    with pytest.raises(ContractError, match="engine robustprune"):
+        AutoAttack(engine="pyautoattack", precision="bfloat16")
+    with pytest.raises(ContractError, match="below float32"):
+        lowered(trained(), "float32")

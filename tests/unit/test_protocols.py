@@ -19,13 +19,13 @@ from benchmark.evaluations import (
     Smoothing,
     Transfer,
 )
-from benchmark.protocols import FIVE_ATTACKS, PROTOCOLS, TIERS, Protocol, protocol
+from benchmark.protocols import ASKED_FOR, FAST, FIVE_ATTACKS, PROTOCOLS, TIERS, Protocol, protocol
 from benchmark.recipes import RECIPES
 from benchmark.report.wording import FLAGS
 
 # Other tests, in the same process, add a fast one.
 ALL = [entry for entry in PROTOCOLS.values() if entry.id != "fast-linf"]
-MAIN = [entry for entry in ALL if entry.id not in FIVE_ATTACKS]
+MAIN = [entry for entry in ALL if entry.id not in ASKED_FOR]
 
 
 @pytest.mark.parametrize("entry", FIVE_ATTACKS.values(), ids=lambda entry: entry.id)
@@ -48,14 +48,24 @@ def test_five_attacks_on_what_the_main_protocol_fixes(entry: Protocol) -> None:
         assert step * main.threat.epsilon == Fraction(2, 255)
 
 
+@pytest.mark.parametrize("entry", FAST.values(), ids=lambda entry: entry.id)
+def test_fast_mode_changes_the_precision_of_autoattack_alone(entry: Protocol) -> None:
+    main = PROTOCOLS[entry.id.removesuffix("-fast")]
+    settings = [(n, AutoAttack() if n == "autoattack" else s) for n, s in entry.evaluations]
+    own = {"id": main.id, "version": main.version, "evaluations": tuple(settings)}
+    assert replace(entry, **own) == main  # type: ignore[arg-type]
+    assert dict(entry.evaluations)["autoattack"] == AutoAttack(precision="bfloat16")
+    assert entry.digest != main.digest
+
+
 def test_main_protocols_come_first() -> None:
     """What training defends against, and what `run` does by default, rests on it."""
     names = [entry.id for entry in ALL]
-    assert names == [*(entry.id for entry in MAIN), *FIVE_ATTACKS]
-    for name in FIVE_ATTACKS:
+    assert names == [*(entry.id for entry in MAIN), *ASKED_FOR]
+    for name in ASKED_FOR:
         dataset = PROTOCOLS[name].dataset
         first = next(entry for entry in ALL if entry.dataset == dataset)
-        assert first.id == name.removesuffix("-five")
+        assert first.id == name.removesuffix("-five").removesuffix("-fast")
     assert {PROTOCOLS[name].dataset for name in FIVE_ATTACKS} >= {"mnist", "cifar10", "cifar100"}
 
 
