@@ -123,8 +123,9 @@ def _session(workers: Workers) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # A cluster of our own tells nobody that it ran.
+    # A cluster of our own tells nobody that it ran, and its workers are no less urgent than we are.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     local = {} if workers.address else {"num_cpus": workers.count or None}
     try:
         _knock(workers.address)

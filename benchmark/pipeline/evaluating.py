@@ -513,10 +513,11 @@ def evaluate_all(
             finish(project, checkpoint, chosen, tiers[checkpoint.id], plans[checkpoint.id])
     device = choose_device(project.device)
     watch(done, total, "")
-    for job, _ in map_jobs(run_shard, by_urgency(pending), project.workers, device, begun):
+    for job, seconds in map_jobs(run_shard, by_urgency(pending), project.workers, device, begun):
         done += 1
-        pace.end(job)
-        watch(done, total, f"{job.checkpoint.id}: {job.evaluation}", pace.left())
+        pace.end(job, seconds)
+        shown = pace.oldest() or job
+        watch(done, total, f"{shown.checkpoint.id}: {shown.evaluation}", pace.left())
         left = open_jobs[job.checkpoint.id]
         left.discard(job.path)
         if not left:

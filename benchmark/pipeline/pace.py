@@ -75,7 +75,7 @@ class Pace:
         """Takes the jobs that are to run."""
         self._waiting = Counter(map(_kind, jobs))
         self._passes = {_kind(job): passes(job.settings) for job in jobs}
-        self._running: dict[_Key, float] = {}
+        self._running: dict[_Key, tuple[ShardJob, float]] = {}
         self._ended: Counter[_Kind] = Counter()
         self._seconds: dict[_Kind, float] = {}
         self._together = 1
@@ -84,14 +84,18 @@ class Pace:
         """Notes that a job begins; again where it was lost."""
         if _key(job) not in self._running:
             self._waiting[_kind(job)] -= 1
-        self._running[_key(job)] = time.monotonic()
+        self._running[_key(job)] = job, time.monotonic()
         self._together = max(self._together, len(self._running))
 
-    def end(self, job: ShardJob) -> None:
-        """Notes that a job has ended."""
-        took = time.monotonic() - self._running.pop(_key(job))
+    def end(self, job: ShardJob, seconds: float) -> None:
+        """Notes that a job has ended, and what it took without the start of its worker."""
+        del self._running[_key(job)]
         self._ended[_kind(job)] += 1
-        self._seconds[_kind(job)] = self._seconds.get(_kind(job), 0.0) + took
+        self._seconds[_kind(job)] = self._seconds.get(_kind(job), 0.0) + seconds
+
+    def oldest(self) -> ShardJob | None:
+        """Returns the job that runs for the longest time, None where none runs."""
+        return next((job for job, _ in self._running.values()), None)
 
     def left(self) -> float | None:
         """Returns the seconds that are left, None before anything has ended."""
@@ -101,7 +105,7 @@ class Pace:
         waiting = sum(count * self._expected(kind) for kind, count in self._waiting.items())
         running = sum(
             max(0.0, self._expected(kind) - (now - since))
-            for (kind, *_), since in self._running.items()
+            for (kind, *_), (_, since) in self._running.items()
         )
         jobs = self._waiting.total() + len(self._running)
         return (waiting + running) / max(1, min(self._together, jobs))

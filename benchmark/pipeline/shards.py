@@ -302,8 +302,12 @@ def with_proofs(examples: Examples, proofs: Proofs) -> Examples:
     return replace(examples, proven=proven)
 
 
-def run_shard(job: ShardJob) -> None:
-    """Computes a shard and stores it, unless it is stored already."""
+def run_shard(job: ShardJob) -> float:
+    """Computes a shard and stores it, unless it is stored already; returns the seconds it took."""
+    return timed(lambda: _run_shard(job))[1]
+
+
+def _run_shard(job: ShardJob) -> None:
     if read_shard(job.path) is not None:
         return
     chosen = job.protocol

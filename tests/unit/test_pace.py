@@ -65,8 +65,9 @@ def test_time_left_counts_what_the_others_took(clock: list[float]) -> None:
     listed = jobs("pgd", "pgd", "pgd", "pgd")
     watched = Pace(listed)
     watched.begin(listed[0])
-    clock[0] += 8
-    watched.end(listed[0])
+    clock[0] += 30
+    # A worker that had to start first took longer than its job.
+    watched.end(listed[0], 8)
     assert watched.left() == 24
     watched.begin(listed[1])
     clock[0] += 3
@@ -83,11 +84,11 @@ def test_jobs_side_by_side_share_the_time_left(clock: list[float]) -> None:
         watched.begin(each)
     clock[0] += 10
     for each in listed[:2]:
-        watched.end(each)
+        watched.end(each, 10)
     assert watched.left() == 15
     for each in listed[2:4]:
         watched.begin(each)
-        watched.end(each)
+        watched.end(each, 0)
     # One job alone gains nothing from a second worker.
     assert watched.left() == 5
 
@@ -96,8 +97,7 @@ def test_what_has_not_run_yet_is_expected_to_take_as_long_as_its_passes(clock: l
     listed = jobs("pgd", "autoattack")
     watched = Pace(listed)
     watched.begin(listed[0])
-    clock[0] += 2
-    watched.end(listed[0])
+    watched.end(listed[0], 2)
     ratio = passes(listed[1].settings) / passes(listed[0].settings)
     assert watched.left() == pytest.approx(2 * ratio)
 
@@ -108,8 +108,7 @@ def test_a_job_that_was_lost_begins_again(clock: list[float]) -> None:
     watched.begin(listed[0])
     clock[0] += 30
     watched.begin(listed[0])
-    clock[0] += 4
-    watched.end(listed[0])
+    watched.end(listed[0], 4)
     assert watched.left() == 4
 
 
@@ -117,6 +116,16 @@ def test_a_dense_network_and_a_sparse_one_are_of_one_kind(clock: list[float]) ->
     listed = [job("pgd"), job("pgd", checkpoint=DENSE)]
     watched = Pace(listed)
     watched.begin(listed[0])
-    clock[0] += 3
-    watched.end(listed[0])
+    watched.end(listed[0], 3)
     assert watched.left() == 3
+
+
+def test_what_runs_for_the_longest_time_is_shown(clock: list[float]) -> None:
+    listed = jobs("autoattack", "pgd")
+    watched = Pace(listed)
+    assert watched.oldest() is None
+    for each in listed:
+        watched.begin(each)
+    assert watched.oldest() == listed[0]
+    watched.end(listed[0], 1)
+    assert watched.oldest() == listed[1]
