@@ -160,12 +160,14 @@ def progress_bar(title: str) -> Iterator[Watch]:
         task = progress.add_task(title, total=None, rate="", end=None)
 
         def watch(done: int, total: int, text: str, left: float | None = None) -> None:
+            pace = rate.after(done)
             progress.update(
                 task,
                 completed=done,
                 total=total,
                 description=f"{title} {_short(text)}",
-                rate=rate.after(done),
+                # Pieces without an estimate, such as epochs, begin again with each stage.
+                rate="" if left is None else pace,
                 end=None if left is None else time.monotonic() + left,
             )
 

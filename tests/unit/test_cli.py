@@ -363,7 +363,9 @@ def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.err, "_force_terminal", True)
     with cli.progress_bar("evaluate") as watch:
         watch(1, 2, "[a]")
+        watch(2, 2, "[a]")
     assert "evaluate [a]" in screen.getvalue() and "━" in screen.getvalue()
+    assert "a minute" not in screen.getvalue()
 
 
 # --- Usage ----------------------------------------------------------------------------------------
