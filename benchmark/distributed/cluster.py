@@ -65,7 +65,7 @@ class _Cluster:
         self._call = ray.remote(num_cpus=1, num_gpus=accelerators, max_retries=0)(_call)
         self._task = ray.put(task)
         self._running: dict[Any, int] = {}
-        self._limits = ", or was over a limit" if workers.limited else ""
+        self._limits = ", or went over a limit" if workers.limited else ""
         if self._places() < 1:
             raise ContractError(
                 f"expected a Ray cluster with a {self._kind}, got none; give another --device"
@@ -103,7 +103,7 @@ class _Cluster:
                 f"{shorten(str(error.cause), 200)}; install the same on all machines"
             ) from error
         except errors.RayError as lost:
-            return Ending(number, lost=f"was gone ({type(lost).__name__}){self._limits}")
+            return Ending(number, lost=f"vanished ({type(lost).__name__}){self._limits}")
 
     def leave(self) -> None:
         """Ends what still runs: results on disk are written whole or not at all."""
@@ -138,11 +138,11 @@ def _session(workers: Workers) -> Iterator[Any]:
             logging_level="ERROR",
             **local,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones where it does not start in time
+        place = f"at '{shorten(workers.address)}'" if workers.address else "on this machine"
         raise ContractError(
-            f"expected a Ray cluster at '{shorten(workers.address)}', got "
-            f"'{shorten(str(error), 120)}'; start one with `ray start --head`, or leave --address "
-            "out"
+            f"expected a Ray cluster {place}, got '{shorten(str(error), 120)}'; start one with "
+            "`ray start --head` and give its --address, or take another --executor"
         ) from error
     try:
         yield ray

@@ -42,6 +42,8 @@ def map_jobs(
         WorkerLost: a job was lost too often.
         ExtraMissing: Ray is not installed.
     """
+    if not jobs:
+        return  # nobody starts workers for nothing
     if workers.executor == "ray":
         from benchmark.distributed import cluster
 

@@ -221,19 +221,23 @@ from benchmark.workers import Workers
 import os, torch
 def wait(path):
     open(path, "w").write(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(600)
 if __name__ == "__main__":
     import sys
-    list(map_jobs(wait, [sys.argv[1] + "/a", sys.argv[1] + "/b"], Workers(2), torch.device("cpu")))
+    workers, files = Workers(2, executor=sys.argv[2]), [sys.argv[1] + "/a", sys.argv[1] + "/b"]
+    list(map_jobs(wait, files, workers, torch.device("cpu")))
 """
 
 
-def test_workers_leave_with_their_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_workers_leave_with_their_parent(executor: str, tmp_path: Path) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray")
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), executor])
     files = [tmp_path / "a", tmp_path / "b"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not all(f.exists() and f.read_text() for f in files):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -362,3 +366,8 @@ def test_a_running_cluster_of_two_machines_is_joined(tmp_path: Path) -> None:
     assert len(nodes) == 2, done.stderr
     assert len({line for line in lines if line.startswith("left")}) == 1
     assert lines[-1].startswith("expected a Ray cluster at '"), done.stderr
+
+
+def test_nobody_starts_a_cluster_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert list(map_jobs(square, [], Workers(executor="ray"), CPU)) == []
