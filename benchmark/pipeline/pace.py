@@ -25,7 +25,10 @@ _Key = tuple[_Kind, str, int]
 
 
 def passes(settings: Settings) -> int:
-    """Returns about how many forward passes an evaluation costs an example that nothing breaks."""
+    """Returns about how many forward passes an evaluation costs an example that nothing breaks.
+
+    0 for bounds, which are made of other passes.
+    """
     match settings:
         case AutoAttack():
             costs = {
@@ -45,7 +48,7 @@ def passes(settings: Settings) -> int:
         case Transfer():
             return settings.steps.count * _STEP
         case Bounds():
-            return len(settings.methods) * len(settings.epsilons) * _STEP
+            return 0
         case _:
             return _STEP
 
@@ -98,8 +101,9 @@ class Pace:
         return next((job for job, _ in self._running.values()), None)
 
     def left(self) -> float | None:
-        """Returns the seconds that are left, None before anything has ended."""
-        if not self._ended:
+        """Returns the seconds that are left, None before there is anything to tell them from."""
+        known = sum(self._passes[kind] * count for kind, count in self._ended.items())
+        if known == 0:
             return None
         now = time.monotonic()
         waiting = sum(count * self._expected(kind) for kind, count in self._waiting.items())
@@ -114,8 +118,9 @@ class Pace:
         """Returns the seconds that a job of a kind should take."""
         if self._ended[kind]:
             return self._seconds[kind] / self._ended[kind]
-        known = sum(self._passes[each] * count for each, count in self._ended.items())
-        return self._passes[kind] * sum(self._seconds.values()) / known
+        alike = [each for each in self._ended if self._passes[each]]
+        known = sum(self._passes[each] * self._ended[each] for each in alike)
+        return self._passes[kind] * sum(self._seconds[each] for each in alike) / known
 
 
 def _kind(job: ShardJob) -> _Kind:
