@@ -461,9 +461,9 @@ def _parents(jobs: Sequence[_Job]) -> dict[str, _Job]:
 
 
 def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
-    def tell(done: int, total: int, text: str) -> None:
+    def tell(done: int, total: int, text: str, left: float | None = None) -> None:
         share = f"{float(order.sparsity) * 100:g} %"
-        watch(done, total, f"[{number + 1}/{count}] {order.method} {share}: {text}")
+        watch(done, total, f"[{number + 1}/{count}] {order.method} {share}: {text}", left)
 
     return tell
 
