@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ def run(
     jobs: Sequence[Job],
     workers: Workers,
     device: torch.device,
+    after: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes; arguments and errors as for `map_jobs`."""
     with _session(workers) as ray:
@@ -38,7 +39,7 @@ def run(
         call = ray.remote(num_cpus=1, num_gpus=accelerators, max_retries=0)(_call)
         have = ray.cluster_resources()
         count = workers.count or int(have.get("GPU" if accelerators else "CPU", 1)) or 1
-        queue = Queue(jobs, workers.losses)
+        queue = Queue(jobs, workers.losses, after)
         running: dict[Any, tuple[int, float]] = {}
         failed: Exception | None = None
         while queue or running:
@@ -68,6 +69,7 @@ def run(
                     queue.lost(number, f"were lost ({type(lost).__name__})")
                     continue
                 if failure is None:
+                    queue.done(number)
                     yield jobs[number], answer
                 else:
                     failed = failed or failure

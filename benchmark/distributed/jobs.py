@@ -4,7 +4,7 @@ A job is a picklable function of one argument that keeps its result on disk, so 
 runs cannot change a bit, and it may be run again where a worker was lost.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,7 @@ def map_jobs(
     jobs: Sequence[Job],
     workers: Workers,
     device: torch.device,
+    after: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes.
 
@@ -29,6 +30,7 @@ def map_jobs(
         jobs: in order of preference, picklable likewise.
         workers: where they run.
         device: on which each runs; with several accelerators each process sees one of them.
+        after: which job, by number, begins only when which earlier one is done.
 
     Raises:
         BenchmarkError: the first that a job raises; jobs in flight end, waiting ones are dropped.
@@ -38,7 +40,7 @@ def map_jobs(
     if workers.executor == "ray":
         from benchmark.distributed import cluster
 
-        yield from cluster.run(function, jobs, workers, device)
+        yield from cluster.run(function, jobs, workers, device, after)
     elif workers.here(device, len(jobs)):
         with steady():
             for job in jobs:
@@ -46,4 +48,4 @@ def map_jobs(
     else:
         from benchmark.distributed import processes
 
-        yield from processes.run(function, jobs, workers, device)
+        yield from processes.run(function, jobs, workers, device, after)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -32,9 +32,10 @@ def run(
     jobs: Sequence[Job],
     workers: Workers,
     device: torch.device,
+    after: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes; arguments and errors as for `map_jobs`."""
-    queue = Queue(jobs, workers.losses)
+    queue = Queue(jobs, workers.losses, after)
     count = min(workers.on(device), len(jobs))
     crew = [_Worker(function, number, device) for number in range(count)]
     error: Exception | None = None
@@ -56,6 +57,7 @@ def run(
                 worker.number = None
                 answer, failure = found
                 if failure is None:
+                    queue.done(number)
                     yield jobs[number], answer
                 else:
                     error = error or failure
