@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 a defect of this program; 2 wrong usage; 3 unknown name; 4 manifest or
 weights; 5 data set; 6 missing optional package; 7 broken contract; 8 contradictory outcomes;
-9 record; 11 storage; 12 lost worker; 130 interrupted.
+9 record; 11 storage; 12 lost worker; 13 memory; 130 interrupted.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
@@ -25,11 +25,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.errors import (
     BenchmarkError,
@@ -149,18 +151,65 @@ def progress_bar(title: str) -> Iterator[Watch]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _Left(),
     )
+    rate = _Rate()
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
+        task = progress.add_task(title, total=None, rate="", end=None)
 
-        def watch(done: int, total: int, text: str) -> None:
+        def watch(done: int, total: int, text: str, left: float | None = None) -> None:
+            pace = rate.after(done)
             progress.update(
-                task, completed=done, total=total, description=f"{title} {shorten(text, 70)}"
+                task,
+                completed=done,
+                total=total,
+                description=f"{title} {_short(text)}",
+                # Pieces without an estimate, such as epochs, begin again with each stage.
+                rate="" if left is None else pace,
+                end=None if left is None else time.monotonic() + left,
             )
 
         yield watch
+
+
+def _short(text: str) -> str:
+    """Returns a text of progress for a bar; a long name is cut before what is done with it."""
+    name, colon, what = shorten(text, 300).rpartition(": ")
+    what = shorten(colon + what, 40)
+    return shorten(name, 72 - len(what)) + what
+
+
+class _Left(TimeRemainingColumn):
+    """The time left as whoever does the work estimates it, and else from the number of pieces."""
+
+    def render(self, task: Task) -> Text:
+        """Returns the time left, counting down."""
+        end = task.fields["end"]
+        if end is None:
+            return super().render(task)
+        return Text(_clock(end - time.monotonic()), style="progress.remaining")
+
+
+class _Rate:
+    """Pieces a minute since the first call: what was done before took no time now."""
+
+    def __init__(self) -> None:
+        self._since: tuple[float, int] | None = None
+
+    def after(self, done: int) -> str:
+        """Returns the rate in words, empty before a piece is done."""
+        now = time.monotonic()
+        since, before = self._since = self._since or (now, done)
+        if done == before or now == since:
+            return ""
+        return f"{60 * (done - before) / (now - since):.3g} a minute"
+
+
+def _clock(seconds: float) -> str:
+    """Returns a time as `1:02:03`."""
+    return str(timedelta(seconds=max(0, round(seconds))))
 
 
 # Where there is no bar, a long piece of work still gives a sign of life this often, in seconds.
@@ -170,14 +219,15 @@ _HEARTBEAT = 30.0
 def _plain_lines(title: str) -> Watch:
     """Returns a watch for logs: a line for each new checkpoint, the last piece, and a heartbeat."""
     told: set[str] = set()
-    last = time.monotonic()
+    last, rate = time.monotonic(), _Rate()
 
-    def watch(done: int, total: int, text: str) -> None:
+    def watch(done: int, total: int, text: str, left: float | None = None) -> None:
         nonlocal last
-        # Texts are `<checkpoint>: <what was done>`, or a checkpoint alone.
-        subject, now = text.partition(": ")[0], time.monotonic()
+        # Texts are `<checkpoint>: <what runs>`, or a checkpoint alone.
+        subject, now, pace = text.partition(": ")[0], time.monotonic(), rate.after(done)
         if text and (subject not in told or done == total or now - last >= _HEARTBEAT):
-            err.print(f"{title} {done} of {total}: {shorten(text, 300)}", soft_wrap=True)
+            more = f" ({pace}, {_clock(left)} left)" if pace and left is not None else ""
+            err.print(f"{title} {done} of {total}: {shorten(text, 300)}{more}", soft_wrap=True)
             told.add(subject)
             last = now
 

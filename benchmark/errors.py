@@ -68,6 +68,12 @@ class WorkerLost(BenchmarkError):
     exit_code = 12
 
 
+class OutOfMemory(BenchmarkError):
+    """Memory that does not hold what one job needs."""
+
+    exit_code = 13
+
+
 class StorageError(BenchmarkError):
     """A disk that is full, read-only or otherwise refuses a write."""
 

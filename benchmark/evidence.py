@@ -93,6 +93,7 @@ def compact(
     examples: Examples,
     adversarial: Mapping[str, tuple[Array, Array]],
     threat: ThreatModel,
+    inner: int = 0,
 ) -> dict[str, Found]:
     """Returns what attacks found in the smallest form in which it is still adversarial.
 
@@ -104,13 +105,14 @@ def compact(
         examples: the whole shard.
         adversarial: attack → positions (n,) and inputs (n, C, H, W), checked by the engine.
         threat: the protocol's threat model.
+        inner: how many examples the network sees at a time, as when the attacks ran; 0: all.
 
     Raises:
         InvariantViolation: inputs that fool the network alone and not together, so that its answers
             depend on the batch.
     """
     found: dict[str, Found] = {}
-    guarded = Guard(model, examples.classes)
+    guarded = Guard(model, examples.classes, inner)
     for attacks in _families(adversarial):
         seen: set[int] = set()
         for attack in sorted(attacks, key=lambda name: threat_of(name, threat).epsilon):

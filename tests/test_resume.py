@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,14 +18,24 @@ from benchmark.pipeline import Project, evaluate_all
 DRIVER = Path(__file__).with_name("drive_fast.py")
 
 
-def start(project: Project, workers: int) -> subprocess.Popen[str]:
+def start(project: Project, workers: int, executor: str = "auto") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(project.root), str(workers)],
+        [sys.executable, str(DRIVER), str(project.root), str(workers), executor],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | {"BEGUN": str(begun_log(project))},
     )
+
+
+def begun_log(project: Project) -> Path:
+    return project.root / "begun.log"
+
+
+def begun_shards(project: Project) -> int:
+    """Returns how many computations of shards have begun, over all runs."""
+    return len(begun_log(project).read_text().splitlines()) if begun_log(project).exists() else 0
 
 
 def contents(project: Project) -> dict[str, tuple[str, bytes]]:
@@ -49,21 +60,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "interruptions"), [(1, 20), (2, 6)])
 def test_killed_at_random_moments(
-    tmp_path: Path, workers: int, reference: dict[str, tuple[str, bytes]]
+    tmp_path: Path, workers: int, interruptions: int, reference: dict[str, tuple[str, bytes]]
 ) -> None:
     project = make_project(tmp_path, DENSE, SPARSE)
     moments, kills = random.Random(workers), 0
-    for _ in range(3):
+    every = len(reference) * sum(len(FAST.shards("full", s)) for _, s in FAST.evaluations)
+    for _ in range(interruptions):
         process = start(project, workers)
         assert process.stdout is not None
         process.stdout.readline()
         before = finished_shards(project)
         # Waits for some shards to be done, then for a random moment inside the next one.
-        wanted = len(before) + moments.randint(1, 12)
+        wanted = len(before) + moments.randint(0, 2 * every // interruptions - 2)
         while len(finished_shards(project)) < wanted and process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.2))
         kills += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
@@ -72,20 +84,39 @@ def test_killed_at_random_moments(
         assert before.items() <= after.items(), "a finished shard was computed again"
         for path in project.results.rglob("*.json"):
             records.read(path)  # whole, or not there
-    assert kills, "no kill met a running process"
+    # The last few may find everything done.
+    assert kills >= 0.8 * interruptions, "too few kills met a running process"
     process = start(project, workers)
     out, errors = process.communicate(timeout=600)
     assert "finished" in out, errors
     assert contents(project) == reference
+    repeated = begun_shards(project) - every
+    assert len(finished_shards(project)) == every
+    assert 0 < repeated <= kills * workers, "more than what was in flight was computed again"
 
 
-def test_two_processes_give_the_same_bits_as_none(
-    tmp_path: Path, reference: dict[str, tuple[str, bytes]]
-) -> None:
-    project = make_project(tmp_path, DENSE, SPARSE)
-    out, errors = start(project, 2).communicate(timeout=1200)
-    assert "finished" in out, errors
-    assert contents(project) == reference
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_two_workers_give_the_same_bytes_as_none(tmp_path: Path, executor: str) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray")
+    alone, together = (make_project(tmp_path / name, DENSE, SPARSE) for name in ("one", "two"))
+    for project, count, where in ((alone, 1, "serial"), (together, 2, executor)):
+        out, errors = start(project, count, where).communicate(timeout=1200)
+        assert "finished" in out, errors
+    assert untimed(together) == untimed(alone)
+    assert begun_shards(together) == begun_shards(alone), "a shard was computed twice"
+
+
+def untimed(project: Project) -> dict[str, bytes]:
+    """Returns every file of records and evidence, with 0 for each number of seconds."""
+    files = {}
+    for path in sorted((project.root / "reports").rglob("*.*")):
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            data = re.sub(rb'("seconds": )[0-9.e+-]+', rb"\g<1>0", data)
+        files[str(path.relative_to(project.root))] = data
+    assert {Path(name).suffix for name in files} == {".json", ".npz"}
+    return files
 
 
 def test_finished_record_is_not_recomputed(tmp_path: Path) -> None:

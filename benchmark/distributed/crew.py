@@ -1,55 +1,129 @@
-"""Which jobs wait, which run, and how often each was lost; shared by the executors."""
+"""The one loop behind the executors with workers: what waits, what runs, what was lost."""
 
+import traceback
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Protocol, TypeVar
 
 from benchmark.errors import WorkerLost
 
 Job = TypeVar("Job")
 
+# Told of each job as it begins.
+Begun = Callable[[Any], None]
 
-class Queue(Generic[Job]):
-    """Jobs by number, in order; a lost one goes first, one that waits for another after that."""
 
-    def __init__(
-        self, jobs: Sequence[Job], losses: int, after: Mapping[int, int] | None = None
-    ) -> None:
-        """Takes the jobs, how many times each may be lost, and which waits for which to be done."""
-        self.jobs = jobs
-        self._after = after or {}
-        self._waiting = deque(n for n in range(len(jobs)) if n not in self._after)
-        self._lost: Counter[int] = Counter()
-        self._losses = losses
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended.
 
-    def __bool__(self) -> bool:
-        """Returns whether any job may begin."""
-        return bool(self._waiting)
+    Attributes:
+        number: of the job.
+        answer: what it returned.
+        failure: what it raised; it ends the run.
+        lost: what became of its worker, in words; the job runs again.
+    """
 
-    def take(self) -> int:
-        """Returns the number of the next job."""
-        return self._waiting.popleft()
+    number: int
+    answer: Any = None
+    failure: Exception | None = None
+    lost: str = ""
 
-    def done(self, number: int) -> None:
-        """Lets the jobs begin that waited for this one."""
-        self._waiting.extend(n for n, first in self._after.items() if first == number)
 
-    def drop(self) -> None:
-        """Forgets what waits."""
-        self._waiting.clear()
-        self._after = {}
+def attempt(
+    function: Callable[[Any], Any],
+    job: object,
+    dumps: Callable[[object], Any] = ForkingPickler.dumps,
+) -> tuple[Any, Exception | None]:
+    """Returns a job's answer and what it raised, for a worker to send.
 
-    def lost(self, number: int, reason: str) -> None:
-        """Puts a lost job first.
+    What does not pickle, or cannot be unpickled, becomes an error that says so.
 
-        Raises:
-            WorkerLost: it was lost too often.
-        """
-        self._lost[number] += 1
-        if self._lost[number] > self._losses:
-            raise WorkerLost(
-                f"expected a job to end, got {self._lost[number]} workers that {reason} (out of "
-                "memory, or a calling script without its `if __name__ == '__main__'` guard); what "
-                "is done is kept, run it again, with fewer workers if it happens again"
-            )
-        self._waiting.appendleft(number)
+    Args:
+        function: of one job.
+        job: the job.
+        dumps: how answers travel.
+    """
+    failure: Exception | None = None
+    answer = None
+    try:
+        answer = function(job)
+    except Exception as error:  # whatever a job raises is the caller's
+        error.add_note(traceback.format_exc())
+        failure = error
+    try:
+        dumps(answer)
+        if failure is not None:
+            # An error whose class wants other arguments fails where it arrives.
+            ForkingPickler.loads(dumps(failure))
+    except Exception as error:  # any class may refuse in any way
+        return None, TypeError(f"expected an answer that pickles, got {error}: {failure}")
+    return answer, failure
+
+
+class Crew(Protocol):
+    """Workers that take jobs by number."""
+
+    def free(self) -> bool:
+        """Returns whether another job may begin."""
+
+    def busy(self) -> bool:
+        """Returns whether any job runs."""
+
+    def begin(self, number: int, job: Any) -> None:
+        """Hands out a job."""
+
+    def endings(self) -> list[Ending]:
+        """Waits a while and returns what has ended, if anything has."""
+
+
+def work(
+    crew: Crew, jobs: Sequence[Job], losses: int, begun: Begun, after: Mapping[int, int]
+) -> Iterator[tuple[Job, Any]]:
+    """Yields each job with its answer as it finishes.
+
+    Args:
+        crew: idle workers.
+        jobs: in order of preference; a lost one goes first.
+        losses: how many times each may be lost.
+        begun: told of each job as it begins, again where it was lost.
+        after: which job, by number, begins only when which other is done.
+
+    Raises:
+        Exception: the first that a job raises; jobs in flight end, waiting ones are dropped.
+        WorkerLost: a job was lost too often.
+    """
+    waiting, lost = deque(n for n in range(len(jobs)) if n not in after), Counter[int]()
+    failure: Exception | None = None
+    while waiting or crew.busy():
+        while waiting and crew.free():
+            number = waiting.popleft()
+            begun(jobs[number])
+            crew.begin(number, jobs[number])
+        for ending in crew.endings():
+            if ending.lost:
+                lost[ending.number] += 1
+                _check(lost[ending.number], losses, ending.lost)
+                if failure is None:
+                    waiting.appendleft(ending.number)
+            elif ending.failure is not None:
+                failure = failure or ending.failure
+                waiting.clear()
+            else:
+                if failure is None:
+                    waiting.extend(n for n, first in after.items() if first == ending.number)
+                yield jobs[ending.number], ending.answer
+    if failure is not None:
+        raise failure
+
+
+def _check(count: int, losses: int, reason: str) -> None:
+    """Raises where a job was lost too often."""
+    if count > losses:
+        raise WorkerLost(
+            f"expected a job to end, got {count} workers that {reason} (out of memory, or a "
+            "calling script without its `if __name__ == '__main__'` guard); what is done is kept, "
+            "run it again, with fewer workers if it happens again"
+        )

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from benchmark.distributed.crew import Begun
 from benchmark.distributed.machine import steady
 from benchmark.workers import Workers
 
@@ -16,11 +17,16 @@ Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 
+def _nobody(job: object) -> None:
+    """Tells nobody."""
+
+
 def map_jobs(
     function: Callable[[Job], Answer],
     jobs: Sequence[Job],
     workers: Workers,
     device: torch.device,
+    begun: Begun = _nobody,
     after: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes.
@@ -30,6 +36,7 @@ def map_jobs(
         jobs: in order of preference, picklable likewise.
         workers: where they run.
         device: on which each runs; with several accelerators each process sees one of them.
+        begun: told of each job as it begins; again where it was lost, and runs elsewhere.
         after: which job, by number, begins only when which earlier one is done.
 
     Raises:
@@ -40,12 +47,13 @@ def map_jobs(
     if workers.executor == "ray":
         from benchmark.distributed import cluster
 
-        yield from cluster.run(function, jobs, workers, device, after)
+        yield from cluster.run(function, jobs, workers, device, begun, after or {})
     elif workers.here(device, len(jobs)):
         with steady():
             for job in jobs:
+                begun(job)
                 yield job, function(job)
     else:
         from benchmark.distributed import processes
 
-        yield from processes.run(function, jobs, workers, device, after)
+        yield from processes.run(function, jobs, workers, device, begun, after or {})

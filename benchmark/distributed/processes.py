@@ -2,18 +2,16 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
 import torch
 
-from benchmark.distributed.crew import Queue
+from benchmark.distributed.crew import Begun, Ending, attempt, work
 from benchmark.distributed.machine import resident, steady
 from benchmark.workers import Workers
 
@@ -32,47 +30,44 @@ def run(
     jobs: Sequence[Job],
     workers: Workers,
     device: torch.device,
-    after: Mapping[int, int] | None = None,
+    begun: Begun,
+    after: Mapping[int, int],
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes; arguments and errors as for `map_jobs`."""
-    queue = Queue(jobs, workers.losses, after)
     count = min(workers.on(device), len(jobs))
-    crew = [_Worker(function, number, device) for number in range(count)]
-    error: Exception | None = None
+    crew = _Processes([_Worker(function, place, device) for place in range(count)], workers)
     try:
-        while queue or any(worker.busy for worker in crew):
-            for worker in crew:
-                if queue and not worker.busy:
-                    worker.begin(queue.take(), jobs)
-            _wait(crew, workers)
-            for worker in (w for w in crew if w.busy):
-                number, found = worker.number, worker.received()
-                assert number is not None  # it is busy
-                if found is None:
-                    reason = worker.lost(workers)
-                    if reason:
-                        worker.replace()
-                        queue.lost(number, reason)
-                    continue
-                worker.number = None
-                answer, failure = found
-                if failure is None:
-                    queue.done(number)
-                    yield jobs[number], answer
-                else:
-                    error = error or failure
-                    queue.drop()
-        if error is not None:
-            raise error
+        yield from work(crew, jobs, workers.losses, begun, after)
     finally:
-        for worker in crew:
+        for worker in crew.all:
             worker.end()
 
 
-def _wait(crew: Sequence["_Worker"], workers: Workers) -> None:
-    """Waits until a busy worker has an answer or is gone, or limits are to be looked at."""
-    watched = [end for w in crew if w.busy for end in (w.pipe, w.process.sentinel)]
-    connection.wait(watched, timeout=_TICK if workers.limited else None)
+class _Processes:
+    """A crew of processes."""
+
+    def __init__(self, crew: "list[_Worker]", workers: Workers) -> None:
+        self.all, self._workers = crew, workers
+
+    def free(self) -> bool:
+        """Returns whether any process has no job."""
+        return not all(worker.busy for worker in self.all)
+
+    def busy(self) -> bool:
+        """Returns whether any process has a job."""
+        return any(worker.busy for worker in self.all)
+
+    def begin(self, number: int, job: object) -> None:
+        """Sends a job to the first process that has none."""
+        next(worker for worker in self.all if not worker.busy).begin(number, job)
+
+    def endings(self) -> list[Ending]:
+        """Waits until a process has an answer or is gone, or limits are to be looked at."""
+        busy = [worker for worker in self.all if worker.busy]
+        watched = [end for worker in busy for end in (worker.pipe, worker.process.sentinel)]
+        connection.wait(watched, timeout=_TICK if self._workers.limited else None)
+        found = (worker.ending(self._workers) for worker in busy)
+        return [ending for ending in found if ending is not None]
 
 
 class _Worker:
@@ -98,15 +93,27 @@ class _Worker:
         """Whether it has a job."""
         return self.number is not None
 
-    def begin(self, number: int, jobs: Sequence[object]) -> None:
+    def begin(self, number: int, job: object) -> None:
         """Sends it a job; a process that is gone is noticed later."""
         self.number, self.since = number, time.monotonic()
         try:
-            self.pipe.send(jobs[number])
+            self.pipe.send(job)
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def received(self) -> tuple[Any, Exception | None] | None:
+    def ending(self, workers: Workers) -> Ending | None:
+        """Returns how its job ended, None while it runs; one that is lost is replaced."""
+        number, found = self.number, self._received()
+        assert number is not None  # it is busy
+        if found is not None:
+            self.number = None
+            return Ending(number, *found)
+        if not (reason := self._lost(workers)):
+            return None
+        self.replace()
+        return Ending(number, lost=reason)
+
+    def _received(self) -> tuple[Any, Exception | None] | None:
         """Returns its answer and its error; None where there is none, or half of one."""
         try:
             return self.pipe.recv() if self.pipe.poll() else None
@@ -114,7 +121,7 @@ class _Worker:
             self.process.join()
             return None
 
-    def lost(self, workers: Workers) -> str:
+    def _lost(self, workers: Workers) -> str:
         """Returns what became of it, in words; empty if it is alive and within its limits."""
         if not self.process.is_alive():
             return f"ended with code {self.process.exitcode}"
@@ -147,21 +154,7 @@ def _serve(
         torch.cuda.set_device(place % torch.cuda.device_count())
     with steady():
         while True:
-            job = pipe.recv()
-            try:
-                answer, failure = function(job), None
-            except Exception as error:  # whatever a job raises is the caller's
-                error.add_note(traceback.format_exc())
-                answer, failure = None, error
-            _send(pipe, answer, failure)
-
-
-def _send(pipe: connection.Connection, answer: object, failure: Exception | None) -> None:
-    """Sends an answer; one that does not pickle becomes an error that says so."""
-    try:
-        pipe.send((answer, failure))
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
-        pipe.send((None, TypeError(f"expected an answer that pickles, got {error}: {failure}")))
+            pipe.send(attempt(function, pipe.recv()))
 
 
 def _leave_with_parent() -> None:

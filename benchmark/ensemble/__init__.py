@@ -1,7 +1,7 @@
 """AutoAttack's four attacks, with draws that belong to an example."""
 
 from benchmark.ensemble.apgd import Apgd, cross_entropy, dlr, dlr_targeted
-from benchmark.ensemble.base import Attack, Targets, in_parts, margins
+from benchmark.ensemble.base import Attack, Targets, margins
 from benchmark.ensemble.fab import FabTargeted, onto_hyperplane
 from benchmark.ensemble.square import Square
 
@@ -14,7 +14,6 @@ __all__ = [
     "cross_entropy",
     "dlr",
     "dlr_targeted",
-    "in_parts",
     "margins",
     "onto_hyperplane",
 ]

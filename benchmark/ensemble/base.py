@@ -51,27 +51,6 @@ class Attack(Protocol):
         """
 
 
-def in_parts(attack: Attack, model: nn.Module, targets: Targets) -> tuple[Tensor, int]:
-    """Returns what `attack.run` does; where memory runs out, from halves of the examples.
-
-    Draws belong to an example, so that nothing but rounding depends on it.
-
-    Raises:
-        torch.OutOfMemoryError: one example alone is too much.
-    """
-    try:
-        return attack.run(model, targets)
-    except torch.OutOfMemoryError:
-        if len(targets) <= 1:
-            raise
-    # Outside of the handler, which would keep the tensors of the failure alive.
-    if targets.inputs.is_cuda:
-        torch.cuda.empty_cache()
-    halves = torch.arange(len(targets), device=targets.labels.device).chunk(2)
-    found, stuck = zip(*(in_parts(attack, model, targets.at(half)) for half in halves), strict=True)
-    return torch.cat(found), sum(stuck)
-
-
 @dataclass
 class Batch:
     """Tensors of one attack, each with a row an example; what is broken leaves all of them.

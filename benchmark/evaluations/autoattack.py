@@ -25,7 +25,6 @@ from benchmark.ensemble import (
     cross_entropy,
     dlr,
     dlr_targeted,
-    in_parts,
 )
 from benchmark.errors import ContractError, lookup
 from benchmark.evaluations.base import MISCLASSIFIED, PROVEN, SURVIVED, Examples, Flag, Result
@@ -149,7 +148,7 @@ class AutoAttack:
         targets = Targets(
             examples.inputs[alive], examples.labels[alive], examples.indices.to(alive.device)[alive]
         )
-        candidates, stuck = in_parts(made, model, targets)
+        candidates, stuck = made.run(model, targets)
         if stuck == 0:
             return candidates, []
         detail = f"{attack}: at {stuck} starting points the gradient is zero"

@@ -67,10 +67,13 @@ class Bounds:
         """Bounds the correctly classified examples of a shard at each epsilon; draws nothing."""
         chosen = (predictions(model, examples.inputs) == examples.labels).nonzero().flatten()
         # The engine's checks around the network are no part of the function to bound.
-        network = model.network if isinstance(model, Guard) else model
-        units, allowance, failures = self._probe(network, examples, chosen)
+        network, inner = (model.network, model.inner) if isinstance(model, Guard) else (model, 0)
+        units, allowance, failures = self._probe(network, examples, chosen, inner)
         part = chosen[: len(allowance)]
-        bounds = [MarginBounds(network, method, self.chunk) for method in self._methods_for(units)]
+        # The slopes of alpha-crown are shared by a chunk, which is therefore never divided.
+        divided = inner and "alpha-crown" not in self.methods
+        chunk = min(self.chunk, inner) if divided else self.chunk
+        bounds = [MarginBounds(network, method, chunk) for method in self._methods_for(units)]
         broken = _broken_at_once(model, examples, part, threat, self.epsilons)
         found: dict[Fraction, tuple[Tensor, Tensor]] = {}
         best = torch.full_like(allowance, -torch.inf)
@@ -100,7 +103,7 @@ class Bounds:
         return {e: np.asarray(columns[f"margin@{e}"] > self.margin) for e in self.epsilons}
 
     def _probe(
-        self, network: nn.Module, examples: Examples, chosen: Tensor
+        self, network: nn.Module, examples: Examples, chosen: Tensor, inner: int
     ) -> tuple[int, Tensor, dict[BoundMethod, str]]:
         """Returns units to relax, rounding allowances, and why methods fail before they start.
 
@@ -108,7 +111,9 @@ class Bounds:
         """
         try:
             units = relaxed_units(network, _shape(examples.inputs))
-            return units, rounding_allowance(network, examples.inputs[chosen]), {}
+            parts = torch.split(chosen, inner) if inner else (chosen,)
+            allowed = [rounding_allowance(network, examples.inputs[part]) for part in parts]
+            return units, torch.cat(allowed), {}
         except UnboundableNetwork as error:
             return 0, examples.inputs.new_empty(0), dict.fromkeys(self.methods, error.reason)
 

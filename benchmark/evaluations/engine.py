@@ -19,6 +19,7 @@ from benchmark.digests import seed_from
 from benchmark.errors import ContractError, InvariantViolation
 from benchmark.evaluations.base import Examples, Result, Settings
 from benchmark.evaluations.confirm import fooled
+from benchmark.evaluations.memory import DETACHED, halving, in_parts
 from benchmark.evaluations.probes import Steadiness, explained
 from benchmark.threat import ThreatModel
 
@@ -31,21 +32,29 @@ class Measured:
         result: columns, adversarial inputs and flags.
         forwards: forward passes, counted in examples.
         backwards: backward passes, counted in examples.
+        inner: how many examples the network saw at a time, for want of memory; 0: all of them.
     """
 
     result: Result
     forwards: int
     backwards: int
+    inner: int = 0
 
 
 class Guard(nn.Module):
     """A frozen copy of a network that counts its passes and refuses answers that are not logits."""
 
-    def __init__(self, model: nn.Module, classes: int) -> None:
-        """Copies the network in eval mode; its parameters need no gradients here."""
+    def __init__(self, model: nn.Module, classes: int, inner: int = 0) -> None:
+        """Copies the network in eval mode; its parameters need no gradients here.
+
+        Args:
+            model: the network.
+            classes: K.
+            inner: how many examples it sees at a time; 0 for all that it is given.
+        """
         super().__init__()
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
-        self.classes = classes
+        self.classes, self.inner = classes, inner
         self.forwards = 0
         self.backwards = 0
 
@@ -56,7 +65,13 @@ class Guard(nn.Module):
             ContractError: another shape than (N, K), NaN or infinite logits, or logits that the
                 network cut off from inputs whose gradient is asked for.
         """
-        return self.checked(self.network(inputs), inputs)
+        return self.checked(self.answer(self.network, inputs), inputs)
+
+    def answer(self, network: nn.Module, inputs: Tensor) -> object:
+        """Returns what a network says to inputs, seen in parts where memory asks for it."""
+        if 0 < self.inner < len(inputs):
+            return in_parts(network, inputs, self.inner)
+        return network(inputs)
 
     def checked(self, answer: object, inputs: Tensor) -> Tensor:
         """Counts a pass, and returns its answer if that is logits; errors as for `forward`."""
@@ -72,9 +87,7 @@ class Guard(nn.Module):
         if answer.requires_grad:
             answer.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         elif inputs.requires_grad and torch.is_grad_enabled():
-            raise ContractError(
-                "expected logits with a gradient, got detached ones; attacks would find nothing"
-            )
+            raise ContractError(DETACHED)
         return answer
 
     def _count_backward(self, gradient: Tensor) -> None:
@@ -97,7 +110,7 @@ class Attacked(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits (N, K); the pass is counted by the guard, which may refuse it."""
-        return self.guard.checked(self.network(inputs), inputs)
+        return self.guard.checked(self.guard.answer(self.network, inputs), inputs)
 
 
 def attacked(model: nn.Module) -> nn.Module:
@@ -155,21 +168,38 @@ def run_evaluation(
             function of each input, so that no success against it can be repeated.
         InvariantViolation: an adversarial input that is none, or an example said to be broken
             without one.
+        OutOfMemory: one example alone is too much for the accelerator, or the shard for the CPU.
     """
     check_examples(examples)
-    guard = Guard(model, examples.classes)
+    return halving(
+        len(examples.labels),
+        lambda inner: _measured(model, examples, name, settings, threat, seed, inner),
+    )
+
+
+def _measured(
+    model: nn.Module,
+    examples: Examples,
+    name: str,
+    settings: Settings,
+    threat: ThreatModel,
+    seed: tuple[str | int, ...],
+    inner: int,
+) -> Measured:
+    """Does what `run_evaluation` does, with so many examples in a pass."""
+    guard = Guard(model, examples.classes, inner)
     generator = torch.Generator(examples.inputs.device).manual_seed(seed_from(*seed))
     # The copy is asked past the guard, so that these passes are not counted.
     steadiness = Steadiness(guard.network, examples.inputs, examples.labels, model)
     result = settings.run(guard, _copied(examples), threat, generator)
     result = replace(result, flags=(*result.flags, *steadiness.flags(len(examples.labels))))
     _check_columns(result, examples, name)
-    published = Guard(model, examples.classes)
+    published = Guard(model, examples.classes, inner)
     with explained(published, examples.inputs, result.flags):
         for attack, (positions, inputs) in result.adversarial.items():
             ball = threat_of(attack, threat)
             recheck(published, examples, positions, inputs, ball, f"{name}.{attack}")
-    return Measured(result, guard.forwards, guard.backwards)
+    return Measured(result, guard.forwards, guard.backwards, inner)
 
 
 def _copied(examples: Examples) -> Examples:

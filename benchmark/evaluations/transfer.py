@@ -52,7 +52,8 @@ class Transfer:
             nowhere = np.full(len(examples.labels), NOT_RUN, dtype=np.int8)
             return Result({"broken_by": nowhere}, {}, ())
         # A frozen copy, as of every network that is measured.
-        parent = Guard(examples.parent, examples.classes)
+        inner = model.inner if isinstance(model, Guard) else 0
+        parent = Guard(examples.parent, examples.classes, inner)
         correct = predictions(model, examples.inputs) == examples.labels
         broken_by = torch.where(correct, SURVIVED, MISCLASSIFIED).to(torch.int8)
         adversarial = examples.inputs.clone()

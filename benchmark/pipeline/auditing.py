@@ -61,6 +61,7 @@ from benchmark.pipeline.shards import (
     ShardResult,
     compares_with_training,
     measure_shard,
+    settled,
     training_of,
 )
 from benchmark.protocols import BROKEN_CONTRACT, Protocol
@@ -231,8 +232,7 @@ def audit_all(
     Raises:
         RecordError: a checkpoint has no record that stands.
     """
-    # One device for all: `auto` might choose another in a worker process.
-    project = replace(project, device=str(choose_device(project.device)))
+    project = settled(project)
     manifest = project.manifest()
     jobs = [AuditJob(project, c, chosen, draw, parent_of(c, manifest)) for c in checkpoints]
     for job in jobs:  # refusals come before the work

@@ -441,7 +441,7 @@ def compress_all(
     if len(after) == len(jobs) and set(after.values()) == {0}:
         # All wait for one: it runs here, epoch by epoch on the progress bar.
         _pretrain(pieces[0].job, watch)
-    work = map_jobs(_make, pieces, project.workers, device, after)
+    work = map_jobs(_make, pieces, project.workers, device, after=after)
     for done, (piece, found) in enumerate(work, 1):
         if found:
             made.append(_enter(project, found))
@@ -491,9 +491,9 @@ def _parents(jobs: Sequence[_Job]) -> dict[str, _Job]:
 
 
 def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
-    def tell(done: int, total: int, text: str) -> None:
+    def tell(done: int, total: int, text: str, left: float | None = None) -> None:
         share = f"{float(order.sparsity) * 100:g} %"
-        watch(done, total, f"[{number + 1}/{count}] {order.method} {share}: {text}")
+        watch(done, total, f"[{number + 1}/{count}] {order.method} {share}: {text}", left)
 
     return tell
 

@@ -22,6 +22,7 @@ from benchmark.flags import all_flags
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
+from benchmark.pipeline.pace import Pace, by_urgency
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import (
     ShardJob,
@@ -36,6 +37,7 @@ from benchmark.pipeline.shards import (
     read_outcomes,
     read_shard,
     run_shard,
+    settled,
     training_digest,
     training_of,
     with_proofs,
@@ -476,7 +478,7 @@ def evaluate_all(
         checkpoints: manifest entries for the protocol's data set.
         chosen: the protocol.
         tier: quick, standard or full.
-        watch: told after each shard.
+        watch: told as each shard begins and ends.
         with_evidence: makes records anew whose evidence is not at hand. It may be kept elsewhere,
             so it is not missed unless asked for.
     """
@@ -485,8 +487,7 @@ def evaluate_all(
             f"expected a protocol of the table for stored records, got another '{chosen.id}'; "
             "evaluate the bare network, or give the protocol an id of its own"
         )
-    # One device for all: `auto` might choose another in a worker process.
-    project = replace(project, device=str(choose_device(project.device)))
+    project = settled(project)
     digest = data_digest(project, chosen, tier)
     manifest = project.manifest()
     parents = {c.id: parent_of(c, manifest) for c in checkpoints}
@@ -501,17 +502,22 @@ def evaluate_all(
     open_jobs = {name: _missing(jobs) for name, jobs in plans.items()}
     pending = [job for name, jobs in plans.items() for job in jobs if job.path in open_jobs[name]]
     total = sum(len(jobs) for jobs in plans.values())
-    # What attacks need first; the sort keeps everything else in order.
-    pending.sort(key=lambda job: certifies_first(chosen, job.settings))
-    done = total - len(pending)
+    done, pace = total - len(pending), Pace(pending)
+
+    def begun(job: ShardJob) -> None:
+        pace.begin(job)
+        watch(done, total, f"{job.checkpoint.id}: {job.evaluation}", pace.left())
+
     for checkpoint in wanted:
         if not open_jobs[checkpoint.id]:
             finish(project, checkpoint, chosen, tiers[checkpoint.id], plans[checkpoint.id])
     device = choose_device(project.device)
     watch(done, total, "")
-    for job, _ in map_jobs(run_shard, pending, project.workers, device):
+    for job, seconds in map_jobs(run_shard, by_urgency(pending), project.workers, device, begun):
         done += 1
-        watch(done, total, f"{job.checkpoint.id}: {job.evaluation}")
+        pace.end(job, seconds)
+        shown = pace.oldest() or job
+        watch(done, total, f"{shown.checkpoint.id}: {shown.evaluation}", pace.left())
         left = open_jobs[job.checkpoint.id]
         left.discard(job.path)
         if not left:

@@ -1,16 +1,27 @@
 """Where a project's files lie, and how progress is told."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from benchmark.manifest import Manifest, read_manifest
 from benchmark.workers import Workers
 
 MANIFEST = "checkpoints_manifest.json"
 
-# Called with (done, in all, what was done last).
-Watch = Callable[[int, int, str], None]
+
+class Watch(Protocol):
+    """Whoever is told of progress."""
+
+    def __call__(self, done: int, total: int, text: str, left: float | None = None) -> None:
+        """Is told of progress.
+
+        Args:
+            done: pieces that are done.
+            total: pieces in all.
+            text: `<checkpoint>: <what runs, or was done last>`, or a part of that.
+            left: seconds, where somebody knows.
+        """
 
 
 def find_root(start: Path) -> Path:
@@ -21,7 +32,7 @@ def find_root(start: Path) -> Path:
     return start
 
 
-def silent(done: int, total: int, text: str) -> None:
+def silent(done: int, total: int, text: str, left: float | None = None) -> None:
     """Tells nobody."""
 
 

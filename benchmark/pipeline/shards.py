@@ -190,6 +190,17 @@ def _network(checkpoint: Checkpoint, root: Path, device: torch.device) -> nn.Mod
     return load_model(checkpoint, root).to(device)
 
 
+def settled(project: Project) -> Project:
+    """Returns a project that means the same in every worker process, wherever that was started."""
+    return replace(
+        project,
+        root=project.root.resolve(),
+        data_root=project.data_root and project.data_root.resolve(),
+        # `auto` might choose another in a worker process.
+        device=str(choose_device(project.device)),
+    )
+
+
 def examples_of(project: Project, chosen: Protocol, start: int, stop: int) -> Examples:
     """Returns a range of a protocol's example list, on the project's device."""
     split, order = evaluated_split(chosen.dataset, project.data_root, project.download)
@@ -273,7 +284,7 @@ def measure_shard(
             )
         )
         result = measured.result
-        evidence = compact(model, examples, result.adversarial, chosen.threat)
+        evidence = compact(model, examples, result.adversarial, chosen.threat, measured.inner)
     return ShardResult(
         columns=dict(result.columns),
         evidence=evidence,
@@ -291,8 +302,12 @@ def with_proofs(examples: Examples, proofs: Proofs) -> Examples:
     return replace(examples, proven=proven)
 
 
-def run_shard(job: ShardJob) -> None:
-    """Computes a shard and stores it, unless it is stored already."""
+def run_shard(job: ShardJob) -> float:
+    """Computes a shard and stores it, unless it is stored already; returns the seconds it took."""
+    return timed(lambda: _run_shard(job))[1]
+
+
+def _run_shard(job: ShardJob) -> None:
     if read_shard(job.path) is not None:
         return
     chosen = job.protocol

@@ -60,7 +60,7 @@ from benchmark.pipeline.evaluating import (
     size_of,
 )
 from benchmark.pipeline.project import Project, Watch, silent
-from benchmark.pipeline.shards import evaluated_split, examples_of
+from benchmark.pipeline.shards import evaluated_split, examples_of, settled
 from benchmark.protocols import Protocol, protocol
 from benchmark.records import EvidenceFile
 from benchmark.threat import ThreatModel
@@ -642,8 +642,7 @@ def verify_all(
     """
     if not 0 <= share <= 1:
         raise ContractError(f"expected a share of the bounds in [0, 1], got {share:g}")
-    # One device for all: `auto` might choose another in a worker process.
-    project = replace(project, device=str(choose_device(project.device)))
+    project = settled(project)
     jobs = [VerifyJob(project, path, share, seed) for path in paths]
     device = choose_device(project.device)
     done: dict[Path, Verification] = {}

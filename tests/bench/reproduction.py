@@ -70,7 +70,7 @@ def orders(claims: Sequence["Claim"], seeds: Sequence[int]) -> list[Order]:
     ]
 
 
-def tell(done: int, total: int, text: str) -> None:
+def tell(done: int, total: int, text: str, left: float | None = None) -> None:
     """Writes a line of progress to stderr."""
     sys.stderr.write(f"[{done}/{total}] {text}\n")
     sys.stderr.flush()

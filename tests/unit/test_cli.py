@@ -322,6 +322,40 @@ def test_logs_get_a_line_a_checkpoint_a_heartbeat_and_the_last_piece(
     ]
 
 
+def test_logs_tell_rate_and_time_left_without_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with cli.progress_bar("evaluate") as watch:
+        watch(90, 100, "")
+        watch(90, 100, "a: clean")
+        now[0] = 30.0
+        watch(91, 100, "b: clean", 3725.4)
+        now[0] = 60.0
+        watch(100, 100, "c: pgd", 0.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate 90 of 100: a: clean",
+        "evaluate 91 of 100: b: clean (2 a minute, 1:02:05 left)",
+        "evaluate 100 of 100: c: pgd (10 a minute, 0:00:00 left)",
+    ]
+
+
+def test_terminal_shows_what_runs_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, now = Terminal(), [0.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(cli, "err", cli._Literal(stderr=True, width=200))
+    monkeypatch.setattr(cli.err, "_force_terminal", True)
+    with cli.progress_bar("evaluate") as watch:
+        watch(10, 12, "")
+        now[0] = 60.0
+        watch(11, 12, "x" * 90 + ": autoattack", 125.0)
+    last = screen.getvalue().rpartition("evaluate xxx")[2]
+    assert "x…: autoattack" in last and "11/12" in last
+    assert "1 a minute" in last and "0:02:05" in last
+
+
 def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
@@ -329,7 +363,9 @@ def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.err, "_force_terminal", True)
     with cli.progress_bar("evaluate") as watch:
         watch(1, 2, "[a]")
+        watch(2, 2, "[a]")
     assert "evaluate [a]" in screen.getvalue() and "━" in screen.getvalue()
+    assert "a minute" not in screen.getvalue()
 
 
 # --- Usage ----------------------------------------------------------------------------------------

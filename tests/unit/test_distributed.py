@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from benchmark.distributed import choose_device, environment, map_jobs, steady, timed
-from benchmark.errors import ContractError, UnknownName, WorkerLost
+from benchmark.errors import ContractError, ExtraMissing, UnknownName, WorkerLost
 from benchmark.workers import Workers
 
 CPU = torch.device("cpu")
@@ -76,65 +78,153 @@ def swell_once(path: str) -> str:
 WORKERS = {
     "serial": Workers(executor="serial"),
     "one process": Workers(1, executor="processes"),
-    "two processes": Workers(2),
+    "two processes": Workers(2, executor="processes"),
     "ray": Workers(2, executor="ray"),
 }
 
 
-def workers_of(name: str) -> Workers:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One cluster of this machine for all tests: starting one takes seconds."""
+    pytest.importorskip("ray")
+    from benchmark.distributed.cluster import _session
+
+    with _session(WORKERS["ray"]):
+        yield
+
+
+def workers_of(name: str, request: pytest.FixtureRequest) -> Workers:
     if name == "ray":
-        pytest.importorskip("ray")
+        request.getfixturevalue("cluster")
     return WORKERS[name]
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_job_begins_when_another_is_done(name: str, tmp_path: Path) -> None:
+def test_a_job_begins_when_another_is_done(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     jobs = [str(tmp_path / name) for name in ("slow", "quick", "quick then", "slow then")]
-    found = dict(map_jobs(leave_trace, jobs, workers_of(name), CPU, {3: 0, 2: 1}))
+    given = workers_of(name, request)
+    found = dict(map_jobs(leave_trace, jobs, given, CPU, after={3: 0, 2: 1}))
     assert found == {job: job for job in jobs}
 
 
 def test_a_job_waits_for_no_other_than_its_own(tmp_path: Path) -> None:
     jobs = [str(tmp_path / name) for name in ("patient", "quick", "patient then", "quick then")]
-    found = [job for job, _ in map_jobs(leave_trace, jobs, Workers(2), CPU, {2: 0, 3: 1})]
+    found = [job for job, _ in map_jobs(leave_trace, jobs, Workers(2), CPU, after={2: 0, 3: 1})]
     assert found == [jobs[1], jobs[3], jobs[0], jobs[2]]
 
 
 def test_what_waits_for_a_failure_is_dropped() -> None:
     with pytest.raises(ContractError, match="anything else, got 1"):
-        list(map_jobs(refuse, [1, 2], Workers(2), CPU, {1: 0}))
+        list(map_jobs(refuse, [1, 2], Workers(2), CPU, after={1: 0}))
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_every_job_answers_once(name: str) -> None:
-    answers = sorted(map_jobs(square, [3, 1, 2], workers_of(name), CPU))
+def test_every_job_answers_once(name: str, request: pytest.FixtureRequest) -> None:
+    answers = sorted(map_jobs(square, [3, 1, 2], workers_of(name, request), CPU))
     assert answers == [(1, 1), (2, 4), (3, 9)]
-    assert list(map_jobs(square, [], workers_of(name), CPU)) == []
+    assert list(map_jobs(square, [], workers_of(name, request), CPU)) == []
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_errors_of_jobs_arrive_whole(name: str) -> None:
+def test_errors_of_jobs_arrive_whole(name: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(ContractError, match="expected anything else"):
-        list(map_jobs(refuse, [1, 2], workers_of(name), CPU))
+        list(map_jobs(refuse, [1, 2], workers_of(name, request), CPU))
     with pytest.raises(ZeroDivisionError):
-        list(map_jobs(fail, [1, 2], workers_of(name), CPU))
+        list(map_jobs(fail, [1, 2], workers_of(name, request), CPU))
 
 
 @pytest.mark.parametrize("name", ["two processes", "ray"])
-def test_what_a_lost_worker_held_runs_elsewhere(name: str, tmp_path: Path) -> None:
+def test_what_a_lost_worker_held_runs_elsewhere(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     jobs = [str(tmp_path / str(number)) for number in range(4)]
-    assert sorted(job for job, _ in map_jobs(die_once, jobs, workers_of(name), CPU)) == jobs
+    assert (
+        sorted(job for job, _ in map_jobs(die_once, jobs, workers_of(name, request), CPU)) == jobs
+    )
 
 
 @pytest.mark.parametrize("name", ["two processes", "ray"])
-def test_a_job_that_is_lost_again_and_again_ends_the_run(name: str) -> None:
+def test_a_job_that_is_lost_again_and_again_ends_the_run(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     with pytest.raises(WorkerLost, match="what is done is kept"):
-        list(map_jobs(die, [1, 2], workers_of(name), CPU))
+        list(map_jobs(die, [1, 2], workers_of(name, request), CPU))
+
+
+class Secret(Exception):
+    """An error that cannot be made again from its arguments."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def keep_secret(number: int) -> Callable[[], int]:
+    if number:
+        raise Secret(number, number)
+    return lambda: number
 
 
 @pytest.mark.parametrize("name", ["two processes", "ray"])
-def test_jobs_have_limits_of_time_and_memory(name: str, tmp_path: Path) -> None:
-    workers = workers_of(name)
+@pytest.mark.parametrize("number", [0, 1])
+def test_answers_and_errors_that_cannot_travel_say_so(
+    name: str, number: int, request: pytest.FixtureRequest
+) -> None:
+    workers = workers_of(name, request)
+    if name == "ray" and not number:
+        assert [answer() for _, answer in map_jobs(keep_secret, [0], workers, CPU)] == [0]
+        return
+    with pytest.raises(TypeError, match="expected an answer that pickles"):
+        list(map_jobs(keep_secret, [number], workers, CPU))
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_whoever_asks_is_told_of_each_job_that_begins(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    begun: list[int] = []
+    assert len(list(map_jobs(square, [1, 2], workers_of(name, request), CPU, begun.append))) == 2
+    assert begun == [1, 2]
+
+
+def wait_for_long(path: str) -> str:
+    """Leaves the number of its process; where there is one already, answers."""
+    if Path(path).exists():
+        return path
+    Path(f"{path}.new").write_text(str(os.getpid()))
+    Path(f"{path}.new").rename(path)
+    time.sleep(600)
+    return path
+
+
+@pytest.mark.parametrize("name", ["two processes", "ray"])
+def test_a_killed_worker_costs_only_what_it_held(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    held, other = tmp_path / "held", tmp_path / "other"
+    other.touch()
+
+    def kill() -> None:
+        while not held.exists():
+            time.sleep(0.05)
+        os.kill(int(held.read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    begun: list[str] = []
+    jobs = [str(held), *[str(other)] * 5]
+    workers = workers_of(name, request)
+    done = [job for job, _ in map_jobs(wait_for_long, jobs, workers, CPU, begun.append)]
+    assert sorted(done) == sorted(jobs)
+    assert sorted(begun) == sorted([*jobs, str(held)])
+
+
+@pytest.mark.parametrize("name", ["two processes", "ray"])
+def test_jobs_have_limits_of_time_and_memory(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    workers = workers_of(name, request)
     late, full = str(tmp_path / "late"), str(tmp_path / "full")
     for function, job, limits in (
         (dawdle_once, late, replace(workers, minutes=0.2)),
@@ -214,3 +304,94 @@ def test_machine_facts() -> None:
     answer, seconds = timed(lambda: 5)
     assert answer == 5
     assert seconds >= 0
+
+
+def test_without_ray_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ExtraMissing, match=r"^expected ray for the executor ray.*\[cluster\]'$"):
+        list(map_jobs(square, [1], Workers(1, executor="ray"), CPU))
+
+
+def test_ray_hands_out_accelerators_itself() -> None:
+    with pytest.raises(ContractError, match="expected the device cuda with .*got cuda:1"):
+        list(map_jobs(square, [1], Workers(1, executor="ray"), torch.device("cuda:1")))
+
+
+def test_a_cluster_without_accelerators_is_refused(cluster: None) -> None:
+    from benchmark.distributed import cluster as module
+
+    with module._session(Workers(executor="ray")) as ray:
+        if "GPU" not in ray.cluster_resources():
+            with pytest.raises(ContractError, match="a Ray cluster with a GPU, got none"):
+                module._Cluster(ray, square, Workers(executor="ray"), torch.device("cuda"))
+
+
+def test_machines_that_are_not_alike_are_refused() -> None:
+    pytest.importorskip("ray")
+    from benchmark.distributed.cluster import _call, _facts, _Task
+
+    workers, facts = Workers(1, executor="ray"), _facts(CPU)
+    assert _call(_Task(square, workers, CPU, facts), 3) == (9, None)
+    _, failure = _call(_Task(square, workers, CPU, facts | {"torch": "1.0"}), 3)
+    assert isinstance(failure, ContractError)
+    assert f"got torch '{facts['torch']}' on one and '1.0' here" in str(failure)
+
+
+JOINING = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+import torch
+from benchmark.distributed import map_jobs
+from benchmark.errors import ContractError
+from benchmark.workers import Workers
+import jobs
+if __name__ == "__main__":
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = machines.add_node(num_cpus=1)
+    machines.wait_for_nodes()
+    workers = Workers(executor="ray", address=machines.address)
+    both = [sys.argv[1] + "/a", sys.argv[1] + "/b"]
+    for _, node in map_jobs(jobs.together, both, workers, torch.device("cpu")):
+        print("node", node)
+    machines.remove_node(second)
+    for _, node in map_jobs(jobs.alone, [1, 2], workers, torch.device("cpu")):
+        print("left", node)
+    machines.shutdown()
+    try:
+        list(map_jobs(jobs.alone, [1], workers, torch.device("cpu")))
+    except ContractError as error:
+        print(error)
+"""
+
+JOBS = """
+import ray, time
+from pathlib import Path
+def together(path):
+    Path(path).touch()
+    deadline = time.monotonic() + 120
+    while len(list(Path(path).parent.glob("?"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return ray.get_runtime_context().get_node_id()
+def alone(number):
+    return ray.get_runtime_context().get_node_id()
+"""
+
+
+@pytest.mark.slow
+def test_a_running_cluster_of_two_machines_is_joined(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "jobs.py").write_text(JOBS)
+    script = tmp_path / "joining.py"
+    script.write_text(JOINING)
+    met = tmp_path / "met"
+    met.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script), str(met)], capture_output=True, text=True, timeout=300
+    )
+    lines = done.stdout.splitlines()
+    nodes = {line for line in lines if line.startswith("node")}
+    assert len(nodes) == 2, done.stderr
+    assert len({line for line in lines if line.startswith("left")}) == 1
+    assert lines[-1].startswith("expected a Ray cluster at '"), done.stderr

@@ -24,7 +24,6 @@ from benchmark.ensemble import (
     cross_entropy,
     dlr,
     dlr_targeted,
-    in_parts,
     onto_hyperplane,
 )
 from benchmark.ensemble import square as square_module
@@ -340,25 +339,3 @@ def test_nobody_to_attack_is_no_error():
     for attack in ATTACKS.values():
         found, stuck = attack.run(model, nobody)
         assert found.shape == (0, 1, 8, 8) and stuck == 0
-
-
-def test_without_memory_for_all_the_examples_are_halved():
-    class Greedy(nn.Module):
-        def __init__(self, most):
-            super().__init__()
-            self.model, self.most, self.refused = attackable()[0], most, 0
-
-        def forward(self, inputs):
-            if len(inputs) > self.most:
-                self.refused += 1
-                raise torch.OutOfMemoryError
-            return self.model(inputs)
-
-    _, targets = attackable()
-    attack = ATTACKS["apgd-t"]
-    whole, _ = attack.run(attackable()[0], targets)
-    small = Greedy(9)
-    found, _ = in_parts(attack, small, targets)
-    assert torch.allclose(found, whole, atol=1e-5) and small.refused > 3
-    with pytest.raises(torch.OutOfMemoryError):
-        in_parts(attack, Greedy(0), targets)
