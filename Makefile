@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPRESS := $(BIN)/robustprune compress --fresh
+COMPRESS := $(BIN)/robustprune compress --fresh --keep-parents
 METHODS := hydra compact-robust atmc bap adversarial-gradual gradual pwoa snip radmm
 
 .PHONY: setup leaderboard test check lint bench retrain-digits clean help
@@ -37,6 +37,7 @@ bench: setup  ## speed, as ratios within one run
 	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
 
 retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on the same machine
+	rm -rf .cache/pretrained .cache/training
 	$(COMPRESS) dense random lwm-layerwise lwm-global --sparsity 0,0.5,0.75,0.9,0.95,0.99
 	$(COMPRESS) dense --objective benign --sparsity 0
 	$(COMPRESS) $(METHODS) --sparsity 0.9,0.99

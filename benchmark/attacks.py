@@ -250,14 +250,16 @@ def deepfool(
         )
     moved, lengthened = inputs.clone(), inputs.clone()
     alive = torch.arange(len(inputs), device=inputs.device)
-    for _ in range(steps if len(inputs) else 0):
-        alive = alive[model(lengthened[alive]).argmax(dim=1) == labels[alive]]
-        if len(alive) == 0:
-            break
-        gaps, slopes = _boundaries(model, moved[alive], labels[alive], candidates - 1)
-        moved[alive] = (moved[alive] + _shortest_way(gaps, slopes)).clamp(0, 1)
-        way = moved[alive] - inputs[alive]
-        lengthened[alive] = (inputs[alive] + (1 + overshoot) * way).clamp(0, 1)
+    # Batches shrink from step to step, and a compiled network answers no batch of gradients.
+    with torch.compiler.set_stance("force_eager"):
+        for _ in range(steps if len(inputs) else 0):
+            alive = alive[model(lengthened[alive]).argmax(dim=1) == labels[alive]]
+            if len(alive) == 0:
+                break
+            gaps, slopes = _boundaries(model, moved[alive], labels[alive], candidates - 1)
+            moved[alive] = (moved[alive] + _shortest_way(gaps, slopes)).clamp(0, 1)
+            way = moved[alive] - inputs[alive]
+            lengthened[alive] = (inputs[alive] + (1 + overshoot) * way).clamp(0, 1)
     return lengthened
 
 

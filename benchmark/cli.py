@@ -382,6 +382,10 @@ def compress(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again what is there already.")
     ] = False,
+    keep_parents: Annotated[
+        bool,
+        typer.Option("--keep-parents", help="With --fresh, but for dense parents in the cache."),
+    ] = False,
 ) -> None:
     """Pretrains, prunes and finetunes; writes checkpoints and their manifest entries."""
     from benchmark import recipes
@@ -407,7 +411,14 @@ def compress(
     for line in skipped:
         err.print(line, soft_wrap=True)
     with progress_bar("compress") as watch:
-        made = compress_all(where.project, orders, threads=threads, fresh=fresh, watch=watch)
+        made = compress_all(
+            where.project,
+            orders,
+            threads=threads,
+            fresh=fresh,
+            keep_parents=keep_parents,
+            watch=watch,
+        )
     for entry in made:
         out.print(
             f"{entry.id}  {entry.zeros:,} of {entry.prunable:,} zero, {entry.bytes:,} bytes",

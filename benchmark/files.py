@@ -1,8 +1,10 @@
 """Files that must never be half there: atomic writes, bounded reads, paths that stay inside."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.errors import ManifestError, StorageError, shorten
@@ -40,6 +42,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside for this path, and keeps others out meanwhile.
+
+    Args:
+        path: of a file that is made for the purpose and stays; a process that ends lets go of it.
+
+    Raises:
+        StorageError: the file cannot be made, or its file system knows no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = stack.enter_context(path.open("w"))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StorageError(_refusal(path, error)) from error
+        yield
 
 
 def _refusal(path: Path, error: OSError) -> str:

@@ -6,8 +6,11 @@ state, random generators included, is written atomically, and a rerun continues 
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from benchmark.architectures import Classifier
 from benchmark.datasets import Split, TensorSplit
 from benchmark.digests import digest_of, seed_from, sha256_of_bytes
-from benchmark.errors import ContractError, lookup
+from benchmark.errors import ContractError, lookup, shorten
 from benchmark.files import write_atomically
 from benchmark.objectives import Moment, Objective
 from benchmark.pruning import Mask, prunable_parameters
 
 Schedule = Literal["constant", "cosine", "step"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 # Zero padding of random crops, as usual for CIFAR.
 PADDING = 4
+
+# For each augmentation, how many mirrored versions of an image there are; 0 draws nothing.
+_MIRRORED = {"none": 0, "crop": 1, "crop-flip": 2}
 
 # Length of the SHA-256 that a state file starts with, in hex digits.
 _SEAL = 64
@@ -44,9 +51,10 @@ class Stage:
         weight_decay: L2 penalty on all parameters.
         schedule: `cosine` to 0, `step` (x0.1 at 75 %, x0.01 at 90 % of training), or `constant`.
         warmup_epochs: epochs over which the learning rate rises linearly to its start.
-        precision: `bfloat16` runs forward passes under autocast; weights stay float32.
+        precision: `tf32` rounds the factors of products to 10 bits where the device has such units,
+            `bfloat16` runs forward passes under autocast; weights stay float32.
         channels_last: memory layout of images and convolution weights.
-        compiled: compile the network's steps (worth it for long runs on an accelerator).
+        compiled: compile the network's passes (worth it for long runs on an accelerator).
 
     Raises:
         ContractError: a count or rate that no training can have.
@@ -139,11 +147,18 @@ def make_optimiser(model: nn.Module, stage: Stage) -> Optimizer:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate, decay = stage.learning_rate, stage.weight_decay
+    # None leaves the choice to torch: on the CPU, one parameter after the other.
+    fused = fusable(parameters) or None
     makers: dict[str, Callable[[], Optimizer]] = {
-        "sgd": lambda: SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay),
-        "adam": lambda: Adam(parameters, lr=rate, weight_decay=decay),
+        "sgd": lambda: SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=fused),
+        "adam": lambda: Adam(parameters, lr=rate, weight_decay=decay, fused=fused),
     }
     return lookup("optimiser", stage.optimiser, makers)()
+
+
+def fusable(parameters: list[nn.Parameter]) -> bool:
+    """Returns whether one kernel may update all parameters: they are on an accelerator."""
+    return bool(parameters) and all(parameter.is_cuda for parameter in parameters)
 
 
 def augment(inputs: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
@@ -158,20 +173,32 @@ def augment(inputs: Tensor, augmentation: str, generator: torch.Generator) -> Te
     Raises:
         UnknownName: no such augmentation.
     """
-    flips = lookup("augmentation", augmentation, {"none": 0, "crop": 1, "crop-flip": 2})
-    if flips == 0:
+    draws = _draw_shifts(len(inputs), augmentation, generator)
+    if draws is None:
         return inputs
+    return _shifted(inputs, draws.to(inputs.device)).contiguous()
+
+
+def _draw_shifts(count: int, augmentation: str, generator: torch.Generator) -> Tensor | None:
+    """Returns (count,) draws, each a shift and whether the image is flipped; None for no change."""
+    mirrored = lookup("augmentation", augmentation, _MIRRORED)
+    if mirrored == 0:
+        return None
+    shifts = 2 * PADDING + 1
+    return torch.randint(0, shifts * shifts * mirrored, (count,), generator=generator)
+
+
+def _shifted(inputs: Tensor, draws: Tensor) -> Tensor:
+    """Returns (N, C, H, W) images after their (N,) draws, on the device of both."""
     count, _, height, width = inputs.shape
+    device, draws = inputs.device, draws[:, None]
     padded = nn.functional.pad(inputs, (PADDING,) * 4)
     shifts = 2 * PADDING + 1
-    draws = torch.randint(0, shifts * shifts * flips, (count, 1), generator=generator)
-    rows = draws % shifts + torch.arange(height)
-    columns = draws // shifts % shifts + torch.arange(width)
+    rows = draws % shifts + torch.arange(height, device=device)
+    columns = draws // shifts % shifts + torch.arange(width, device=device)
     columns = torch.where(draws >= shifts * shifts, columns.flip(1), columns)
-    rows, columns = rows.to(inputs.device), columns.to(inputs.device)
-    examples = torch.arange(count, device=inputs.device)[:, None, None]
-    chosen = padded[examples, :, rows[:, :, None], columns[:, None, :]]
-    return chosen.permute(0, 3, 1, 2).contiguous()
+    examples = torch.arange(count, device=device)[:, None, None]
+    return padded[examples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 class Feed:
@@ -184,27 +211,43 @@ class Feed:
         self.pixels = split.pixels(everything).to(run.device) if resident else None
         self.labels = split.labels.to(run.device)
         self.split, self.stage, self.run = split, stage, run
+        self.layout = torch.channels_last if stage.channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
         """Returns the number of batches an epoch."""
         return math.ceil(len(self.split) / self.stage.batch_size)
 
-    def inputs(self, indices: Tensor) -> Tensor:
-        """Returns (n, C, H, W) float32 in [0, 1] on the device, for (n,) CPU indices."""
-        if self.pixels is None:
-            return self.split.inputs(indices).to(self.run.device)
-        chosen = self.pixels[indices.to(self.run.device)]
-        return chosen.to(torch.float32).div_(self.split.scale)
+    def inputs(self, indices: Tensor, chosen: Tensor) -> Tensor:
+        """Returns (n, C, H, W) float32 in [0, 1] on the device.
+
+        Args:
+            indices: (n,) on the CPU.
+            chosen: the same on the device.
+        """
+        if self.pixels is not None:
+            return self.pixels[chosen].to(torch.float32).div_(self.split.scale)
+        inputs = self.split.inputs(indices)
+        if self.run.device.type == "cuda":
+            # From pinned memory the copy goes on beside what the device does.
+            inputs = inputs.pin_memory()
+        return inputs.to(self.run.device, non_blocking=True)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (inputs, labels) of every example once, in random order."""
+        """Yields (inputs, labels) of every example once, in random order.
+
+        Order and shifts of the whole epoch reach the device at its start: a copy in each step would
+        make the CPU wait until the device has caught up.
+        """
         order = torch.randperm(len(self.split), generator=generator)
+        draws = _draw_shifts(len(order), self.run.augmentation, generator)
+        orders = order.to(self.run.device)
+        shifts = None if draws is None else draws.to(self.run.device)
         for start in range(0, len(order), self.stage.batch_size):
-            indices = order[start : start + self.stage.batch_size]
-            inputs = augment(self.inputs(indices), self.run.augmentation, generator)
-            if self.stage.channels_last:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            yield inputs, self.labels[indices.to(self.run.device)]
+            batch = slice(start, start + self.stage.batch_size)
+            inputs = self.inputs(order[batch], orders[batch])
+            if shifts is not None:
+                inputs = _shifted(inputs, shifts[batch])
+            yield inputs.contiguous(memory_format=self.layout), self.labels[orders[batch]]
 
 
 def hold_mask(model: nn.Module, mask: Mask | None) -> Callable[[], None]:
@@ -342,23 +385,101 @@ def fit(
     session = Session(model, stage, run, _identity(model, split, objective, stage, run))
     silence = hold_mask(model, run.mask)
     feed = Feed(split, stage, run)
-    network: nn.Module = torch.compile(model) if stage.compiled else model  # type: ignore[assignment]
     model.train()
-    while session.epoch < stage.epochs:
-        session.losses.append(_epoch(network, feed, objective, session, silence))
-        session.epoch += 1
-        session.save()
-        run.report(session.epoch, stage.epochs, session.losses[-1])
+    with _tf32(stage.precision == "tf32"), _compiled(model, stage, run.device):
+        while session.epoch < stage.epochs:
+            session.losses.append(_epoch(feed, objective, session, silence))
+            session.epoch += 1
+            session.save()
+            run.report(session.epoch, stage.epochs, session.losses[-1])
     model.eval()
     return tuple(session.losses)
 
 
+@contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    """Lets products be rounded as TF32 does, if that is wanted, and restores what was."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    if wanted:
+        cudnn.allow_tf32 = matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@contextmanager
+def _compiled(model: nn.Module, stage: Stage, device: torch.device) -> Iterator[None]:
+    """Compiles the passes of the networks within a model, if the stage asks for it, meanwhile.
+
+    The model stays the object it was, so a method's wrapper, whose own code looks into it, trains
+    as before: what is compiled is called as the network inside.
+    """
+    if not stage.compiled or not stage.epochs:
+        yield
+        return
+    if reason := compiler_missing(device):
+        warnings.warn(
+            f"expected a working compiler for compiled passes, got {reason}; training goes on "
+            "without, slower and rounded otherwise",
+            stacklevel=4,
+        )
+        yield
+        return
+    inner: list[nn.Module] = [part for part in model.modules() if isinstance(part, Classifier)]
+    networks = inner or [model]
+    for network in networks:
+        network.compile()
+    try:
+        with _patient_compiler():
+            yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
+        # Programs are kept by class, not by network: the next run would have to look through them.
+        torch.compiler.reset()
+
+
+# Programs that one run may need: train and eval mode, whole and last batches, with and without
+# gradients, student and teacher. Torch's own limit is 8, after which nothing is compiled any more.
+_PROGRAMS = 64
+
+
+@contextmanager
+def _patient_compiler() -> Iterator[None]:
+    """Sets the compiler up for networks that methods look into, and for repeatable kernels."""
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    # Methods hang hooks on layers for some passes and not for others. What cannot be compiled runs
+    # as it is. Kernels are not chosen by stopwatch: the next run might choose others.
+    tracing = torch._dynamo.config.patch(
+        skip_nnmodule_hook_guards=False, suppress_errors=True, recompile_limit=_PROGRAMS
+    )
+    choosing: AbstractContextManager[object] = nullcontext()
+    if hasattr(torch._inductor.config, "deterministic"):
+        choosing = torch._inductor.config.patch(deterministic=True)
+    with tracing, choosing:
+        yield
+
+
+@cache
+def compiler_missing(device: torch.device) -> str:
+    """Returns why nothing can be compiled for a device here; empty where it can."""
+    try:
+        torch.compile(_probe)(torch.zeros(8, device=device))
+    except Exception as error:  # a missing C compiler, Triton, or driver each raise their own
+        return shorten(f"{type(error).__name__}: {error}", 200)
+    return ""
+
+
+def _probe(values: Tensor) -> Tensor:
+    return values.sin() + 1
+
+
 def _epoch(
-    network: nn.Module,
-    feed: Feed,
-    objective: Objective,
-    session: Session,
-    silence: Callable[[], None],
+    feed: Feed, objective: Objective, session: Session, silence: Callable[[], None]
 ) -> float:
     """Runs one epoch and returns its mean loss over batches.
 
@@ -374,7 +495,9 @@ def _epoch(
         with torch.autocast(
             feed.run.device.type, torch.bfloat16, enabled=stage.precision == "bfloat16"
         ):
-            loss = objective.loss(network, inputs, labels, moment=moment, generator=session.noise)
+            loss = objective.loss(
+                session.model, inputs, labels, moment=moment, generator=session.noise
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         silence()

@@ -30,8 +30,13 @@ class Factors(nn.Module):
         self.left = rows < columns
 
     def forward(self, full: Tensor, square: Tensor, rest: Tensor) -> Tensor:
-        """Returns the weight; the product with the identity is written out."""
-        product = square @ full if self.left else full @ square
+        """Returns the weight; the product with the identity is written out.
+
+        In full precision under autocast too, so that the network that is trained has the weights
+        that `compose` writes down.
+        """
+        with torch.autocast(full.device.type, enabled=False):
+            product = square @ full if self.left else full @ square
         return (full + product + rest).view(self.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

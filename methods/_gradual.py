@@ -157,10 +157,7 @@ class GradualPruning:
 
     def settings(self, stage: Stage) -> Stage:
         """Returns a stage with the method's optimiser and learning rate."""
-        # Masks change between steps and DeepFool asks for many gradients at once: neither compiles.
-        return replace(
-            stage, optimiser=self.optimiser, learning_rate=self.learning_rate, compiled=False
-        )
+        return replace(stage, optimiser=self.optimiser, learning_rate=self.learning_rate)
 
     def ramp(self, task: Task, batches: int) -> Ramp:
         """Returns when masks are recomputed, for `batches` steps an epoch."""

@@ -37,6 +37,7 @@ def run(
     workers: Workers,
     device: torch.device,
     begun: Begun,
+    after: Mapping[int, int],
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes; arguments and errors as for `map_jobs`."""
     if device.index is not None:
@@ -47,7 +48,7 @@ def run(
     with _session(workers) as ray:
         crew = _Cluster(ray, _Task(function, workers, device, _facts(device)), workers, device)
         try:
-            yield from work(crew, jobs, workers.losses, begun)
+            yield from work(crew, jobs, workers.losses, begun, after)
         finally:
             crew.leave()
 

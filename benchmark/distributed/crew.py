@@ -2,7 +2,7 @@
 
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
@@ -79,7 +79,9 @@ class Crew(Protocol):
         """Waits a while and returns what has ended, if anything has."""
 
 
-def work(crew: Crew, jobs: Sequence[Job], losses: int, begun: Begun) -> Iterator[tuple[Job, Any]]:
+def work(
+    crew: Crew, jobs: Sequence[Job], losses: int, begun: Begun, after: Mapping[int, int]
+) -> Iterator[tuple[Job, Any]]:
     """Yields each job with its answer as it finishes.
 
     Args:
@@ -87,12 +89,13 @@ def work(crew: Crew, jobs: Sequence[Job], losses: int, begun: Begun) -> Iterator
         jobs: in order of preference; a lost one goes first.
         losses: how many times each may be lost.
         begun: told of each job as it begins, again where it was lost.
+        after: which job, by number, begins only when which other is done.
 
     Raises:
         Exception: the first that a job raises; jobs in flight end, waiting ones are dropped.
         WorkerLost: a job was lost too often.
     """
-    waiting, lost = deque(range(len(jobs))), Counter[int]()
+    waiting, lost = deque(n for n in range(len(jobs)) if n not in after), Counter[int]()
     failure: Exception | None = None
     while waiting or crew.busy():
         while waiting and crew.free():
@@ -109,6 +112,8 @@ def work(crew: Crew, jobs: Sequence[Job], losses: int, begun: Begun) -> Iterator
                 failure = failure or ending.failure
                 waiting.clear()
             else:
+                if failure is None:
+                    waiting.extend(n for n, first in after.items() if first == ending.number)
                 yield jobs[ending.number], ending.answer
     if failure is not None:
         raise failure

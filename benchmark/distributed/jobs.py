@@ -4,7 +4,7 @@ A job is a picklable function of one argument that keeps its result on disk, so 
 runs cannot change a bit, and it may be run again where a worker was lost.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -27,6 +27,7 @@ def map_jobs(
     workers: Workers,
     device: torch.device,
     begun: Begun = _nobody,
+    after: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes.
 
@@ -36,6 +37,7 @@ def map_jobs(
         workers: where they run.
         device: on which each runs; with several accelerators each process sees one of them.
         begun: told of each job as it begins; again where it was lost, and runs elsewhere.
+        after: which job, by number, begins only when which earlier one is done.
 
     Raises:
         BenchmarkError: the first that a job raises; jobs in flight end, waiting ones are dropped.
@@ -47,7 +49,7 @@ def map_jobs(
     if workers.executor == "ray":
         from benchmark.distributed import cluster
 
-        yield from cluster.run(function, jobs, workers, device, begun)
+        yield from cluster.run(function, jobs, workers, device, begun, after or {})
     elif workers.here(device, len(jobs)):
         with steady():
             for job in jobs:
@@ -56,4 +58,4 @@ def map_jobs(
     else:
         from benchmark.distributed import processes
 
-        yield from processes.run(function, jobs, workers, device, begun)
+        yield from processes.run(function, jobs, workers, device, begun, after or {})

@@ -158,6 +158,8 @@ def steady(threads: int = 1) -> Iterator[None]:
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     chosen = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, cuda.matmul.allow_tf32)
     torch.set_num_threads(threads)
+    # Read when cuBLAS starts; without it, its sums need not be repeatable.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn.deterministic, cudnn.benchmark = True, False
     # TF32 keeps 10 bits of the mantissa: no success of an attack and no certificate rests on that.
     cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -31,12 +31,13 @@ def run(
     workers: Workers,
     device: torch.device,
     begun: Begun,
+    after: Mapping[int, int],
 ) -> Iterator[tuple[Job, Answer]]:
     """Yields each job with its answer as it finishes; arguments and errors as for `map_jobs`."""
     count = min(workers.on(device), len(jobs))
     crew = _Processes([_Worker(function, place, device) for place in range(count)], workers)
     try:
-        yield from work(crew, jobs, workers.losses, begun)
+        yield from work(crew, jobs, workers.losses, begun, after)
     finally:
         for worker in crew.all:
             worker.end()

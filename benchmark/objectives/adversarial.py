@@ -6,13 +6,14 @@ equation 5.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from benchmark.attacks import Steps, ascend, worst_found
 from benchmark.objectives.base import Moment
@@ -25,17 +26,36 @@ TRADES_START = 0.001
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switches to eval mode, so that an attack neither uses nor moves batch statistics, and back.
+    """Sets a model up for an inner attack, and back: only inputs take gradients.
 
-    Each layer gets its own mode back: a method may keep some in eval mode while it trains others.
+    In eval mode an attack neither uses nor moves batch statistics; each layer gets its own mode
+    back, since a method may keep some in eval mode while it trains others. Frozen weights keep a
+    compiled pass from computing their gradients with those of the inputs. Weights that a method
+    makes of others are made once for all steps of the attack.
     """
     modes = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
-        yield
+        with _made_once(model):
+            yield
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _made_once(model: nn.Module) -> Iterator[None]:
+    """Keeps what parametrisations make, so long as no compiler has them in its own program."""
+    modules = list(model.modules())
+    made = any(parametrize.is_parametrized(module) for module in modules)
+    compiled = any(module._compiled_call_impl is not None for module in modules)
+    with parametrize.cached() if made and not compiled else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,7 @@ class Trades:
         """Returns CE(f(x), y) + beta * mean KL(f(x) || f(x_adv)), x_adv raising the divergence."""
         with evaluating(model):
             with torch.no_grad():
-                target = functional.log_softmax(model(inputs), dim=1)
+                target = _log_shares(model(inputs))
             noise = torch.randn(
                 inputs.shape, generator=generator, device=inputs.device, dtype=inputs.dtype
             )
@@ -132,12 +152,18 @@ class Trades:
                 steps=self.steps,
             )
         logits = model(inputs)
-        robust = _divergence(model(adversarial), functional.log_softmax(logits, dim=1))
+        robust = _divergence(model(adversarial), _log_shares(logits))
         return functional.cross_entropy(logits, labels) + self.beta * robust / len(inputs)
 
 
 def _divergence(logits: Tensor, target: Tensor) -> Tensor:
     """Returns the summed KL(target || softmax(logits)); `target` holds log-probabilities."""
-    return functional.kl_div(
-        functional.log_softmax(logits, dim=1), target, reduction="sum", log_target=True
-    )
+    return functional.kl_div(_log_shares(logits), target, reduction="sum", log_target=True)
+
+
+def _log_shares(logits: Tensor) -> Tensor:
+    """Returns (N, K) log-probabilities.
+
+    Two answers of neighbours are nearly equal: in half precision their divergence is rounding.
+    """
+    return functional.log_softmax(logits.float(), dim=1)

@@ -1,6 +1,5 @@
 """From a method to a checkpoint: pretrain (shared and cached), prune, finetune, write."""
 
-import fcntl
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from benchmark.distributed import (
     timed,
 )
 from benchmark.errors import ContractError, ManifestError, StorageError
-from benchmark.files import read_bounded, write_atomically
+from benchmark.files import alone, read_bounded, write_atomically
 from benchmark.manifest import (
     LARGEST_WEIGHTS,
     Budget,
@@ -94,7 +93,7 @@ class _Job:
     def forget(self) -> None:
         """Drops those states."""
         for state in self.states.parent.glob(f"{self.states.stem}-*"):
-            state.unlink()
+            state.unlink(missing_ok=True)  # another command may have made the same
 
 
 @cache
@@ -218,29 +217,33 @@ def pretrain_digest(job_order: Order, project: Project, threads: int) -> str:
 
 
 def pretrained(job: _Job, split: Split, watch: Watch) -> Classifier:
-    """Returns the dense parent of an order, from the cache or trained now and cached."""
+    """Returns the dense parent of an order, from the cache or trained now and cached.
+
+    Of commands that run side by side one trains it, and the others wait for it.
+    """
     project, order = job.project, job.order
     chosen = recipe(order.recipe)
-    digest = pretrain_digest(order, project, job.threads)
-    path = project.cache / "pretrained" / f"{digest[:32]}.safetensors"
+    path = _parent_file(job)
     model = fresh_network(order)
-    if path.exists():
-        try:
-            model.load_state_dict(weights.decode(read_bounded(path, LARGEST_WEIGHTS)))
-        except (ManifestError, StorageError):
-            path.unlink()
-        else:
-            return model
-    objective = objective_of(order.objective, threat_of(chosen.dataset), chosen, "pretrain")
-    state = path.with_suffix(".state")
-    fit(model, split, objective, chosen.pretrain, _run(project, order, "pretrain", state, watch))
-    write_atomically(path, weights.encode(model.state_dict()))
-    state.unlink(missing_ok=True)
+    with alone(path.with_suffix(".lock")):
+        if path.exists():
+            try:
+                model.load_state_dict(weights.decode(read_bounded(path, LARGEST_WEIGHTS)))
+            except (ManifestError, StorageError):
+                path.unlink()
+            else:
+                return model
+        objective = objective_of(order.objective, threat_of(chosen.dataset), chosen, "pretrain")
+        run = _run(project, order, "pretrain", path.with_suffix(".state"), watch)
+        fit(model, split, objective, chosen.pretrain, run)
+        write_atomically(path, weights.encode(model.state_dict()))
+        path.with_suffix(".state").unlink(missing_ok=True)
     return model
 
 
-def _pretrain_job(job: _Job) -> None:
-    _pretrain(job, silent)
+def _parent_file(job: _Job) -> Path:
+    digest = pretrain_digest(job.order, job.project, job.threads)
+    return job.project.cache / "pretrained" / f"{digest[:32]}.safetensors"
 
 
 def _pretrain(job: _Job, watch: Watch) -> None:
@@ -263,10 +266,6 @@ def _started(job: _Job, split: Split, watch: Watch) -> Classifier:
     if parent is None:
         return fresh_network(job.order)
     return pretrained(replace(job, order=parent), split, watch)
-
-
-def _compress_job(job: _Job) -> Checkpoint:
-    return compress(job, silent)
 
 
 def compress(job: _Job, watch: Watch) -> Checkpoint:
@@ -409,25 +408,27 @@ def compress_all(
     *,
     threads: int = 1,
     fresh: bool = False,
+    keep_parents: bool = False,
     watch: Watch = silent,
 ) -> list[Checkpoint]:
     """Makes every ordered checkpoint that is not there yet and enters each into the manifest.
 
-    Dense parents are trained first, one a cell; then orders run side by side. The manifest is
-    written after each, so a kill loses only those in flight, and their training resumes.
+    Dense parents are trained first, one a cell; an order begins as soon as its own parent is there.
+    The manifest is written after each, so a kill loses only those in flight, and their training
+    resumes.
 
     Args:
         project: where things are, and on what they run.
         orders: what to make.
         threads: CPU threads of each training run; part of what makes it repeatable.
         fresh: make everything anew, dense parents included.
+        keep_parents: but for those that are there already; they have the same bits.
         watch: told after each piece.
     """
     if fresh:
-        _forget(project, orders, threads)
+        _forget(project, orders, threads, keep_parents)
     wanted = [order for order in orders if fresh or not up_to_date(project, order)]
     jobs = [_Job(project, order, threads) for order in wanted]
-    parents = _parents(jobs)
     device = choose_device(project.device)
     made = []
     # One worker trains a cell's parents where they are first needed.
@@ -436,19 +437,48 @@ def compress_all(
             entry = compress(job, _prefixed(watch, job.order, number, len(jobs)))
             made.append(_enter(project, entry))
         return made
-    total = len(parents) + len(jobs)
-    if len(parents) == 1:  # then it runs here, epoch by epoch on the progress bar
-        _pretrain(next(iter(parents.values())), watch)
-    for done, (job, _) in enumerate(
-        map_jobs(_pretrain_job, list(parents.values()), project.workers, device), 1
-    ):
-        watch(done, total, f"pretrained {job.order.architecture}, {job.order.objective}")
-    for done, (_, entry) in enumerate(
-        map_jobs(_compress_job, jobs, project.workers, device), len(parents) + 1
-    ):
-        made.append(_enter(project, entry))
-        watch(done, total, entry.id)
+    pieces, after = _pieces(jobs)
+    if len(after) == len(jobs) and set(after.values()) == {0}:
+        # All wait for one: it runs here, epoch by epoch on the progress bar.
+        _pretrain(pieces[0].job, watch)
+    work = map_jobs(_make, pieces, project.workers, device, after=after)
+    for done, (piece, found) in enumerate(work, 1):
+        if found:
+            made.append(_enter(project, found))
+        order = piece.job.order
+        text = found.id if found else f"pretrained {order.architecture}, {order.objective}"
+        watch(done, len(pieces), text)
     return made
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a worker does at a time: a dense parent, or a checkpoint from one."""
+
+    job: _Job
+    parent: bool
+
+
+def _make(piece: _Piece) -> Checkpoint | None:
+    """Trains a dense parent into the cache, or returns the entry of a checkpoint."""
+    if not piece.parent:
+        return compress(piece.job, silent)
+    _pretrain(piece.job, silent)
+    return None
+
+
+def _pieces(jobs: Sequence[_Job]) -> tuple[list[_Piece], dict[int, int]]:
+    """Returns parents and then checkpoints, and which of these waits for which of those."""
+    parents = _parents(jobs)
+    places = {digest: place for place, digest in enumerate(parents)}
+    pieces = [_Piece(job, parent=True) for job in parents.values()]
+    after = {}
+    for job in jobs:
+        if parent := parent_of(job.order):
+            digest = pretrain_digest(parent, job.project, job.threads)
+            after[len(pieces)] = places[digest]
+        pieces.append(_Piece(job, parent=False))
+    return pieces, after
 
 
 def _parents(jobs: Sequence[_Job]) -> dict[str, _Job]:
@@ -470,18 +500,17 @@ def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
 
 def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
     """Adds an entry to the manifest; commands that run side by side wait for each other."""
-    project.cache.mkdir(parents=True, exist_ok=True)
-    with (project.cache / "manifest.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(project.cache / "manifest.lock"):
         write_manifest(project.manifest_path, project.manifest().with_entry(entry))
     return entry
 
 
-def _forget(project: Project, orders: Sequence[Order], threads: int) -> None:
-    """Drops the dense parents of some orders, so that they are trained again."""
+def _forget(project: Project, orders: Sequence[Order], threads: int, keep_parents: bool) -> None:
+    """Drops what some orders left half trained and, if so wanted, their dense parents."""
     jobs = [_Job(project, order, threads) for order in orders]
     for job in jobs:
         job.forget()
-    for digest in _parents(jobs):
-        for suffix in (".safetensors", ".state"):
-            (project.cache / "pretrained" / f"{digest[:32]}{suffix}").unlink(missing_ok=True)
+    for parent in () if keep_parents else _parents(jobs).values():
+        path = _parent_file(parent)
+        for file in (path, path.with_suffix(".state")):
+            file.unlink(missing_ok=True)

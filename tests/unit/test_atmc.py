@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 from tiny import CPU, LINF, random_split, rng, same_bits, state_of, untrained
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 import methods
 from benchmark.architectures import Classifier
@@ -133,6 +134,24 @@ def test_square_layers_have_their_identity_on_the_right() -> None:
     matrix = full @ (square + torch.eye(3)) + rest
     assert torch.allclose(factored[0].weight, matrix, atol=1e-6)
     assert not torch.allclose(matrix, (square + torch.eye(3)) @ full + rest, atol=1e-3)
+
+
+def test_half_precision_trains_the_weights_that_are_written_down() -> None:
+    model = untrained()
+    factored = factorised(model)
+    generator = rng(1)
+    with torch.no_grad():
+        for piece in pieces(factored):
+            piece.add_(torch.randn(piece.shape, generator=generator) / 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = [layer.weight.detach() for layer in _layers(factored)]
+    compose(factored, model)
+    written = prunable_parameters(model).values()
+    assert all(torch.equal(*pair) for pair in zip(trained, written, strict=True))
+
+
+def _layers(factored: nn.Module) -> list[Any]:
+    return [layer for layer in factored.modules() if parametrize.is_parametrized(layer, "weight")]
 
 
 def test_gradients_reach_every_factor_by_the_product_rule() -> None:

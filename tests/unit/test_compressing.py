@@ -1,5 +1,7 @@
 """Compress: pretrain (shared), prune, finetune, write; repeatable, resumable, all or nothing."""
 
+import multiprocessing
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 import methods
-from benchmark import training
+from benchmark import training, weights
 from benchmark.architectures import build
 from benchmark.datasets import DATASETS
 from benchmark.errors import ContractError
@@ -288,3 +290,93 @@ def test_a_mended_method_does_not_take_over_what_was_half_trained(
     assert job.states == before
     monkeypatch.setattr(compressing, "methods_digest", lambda: "other sources")
     assert job.states != before
+
+
+# --- several at a time
+
+
+def several(root: Path) -> Project:
+    return Project(root, device="cpu", workers=Workers(2, executor="serial"))
+
+
+def test_each_checkpoint_waits_for_its_own_parent_only(tmp_path: Path) -> None:
+    orders = [
+        replace(ORDER, objective=objective, method=method)
+        for objective in ("adversarial", "benign")
+        for method in ("lwm-layerwise", "bap", "hydra:start=benign")
+        if (method, objective) != ("bap", "benign")
+    ]
+    jobs = [compressing._Job(project(tmp_path), order, 1) for order in orders]
+    pieces, after = compressing._pieces(jobs)
+    assert [(piece.job.order.objective, piece.parent) for piece in pieces[:2]] == [
+        ("adversarial", True),
+        ("benign", True),
+    ]
+    assert [piece.job for piece in pieces[2:]] == jobs
+    # BAP trains from random weights: it waits for nobody.
+    assert after == {2: 0, 4: 1, 5: 1, 6: 1}
+
+
+@pytest.mark.parametrize("objectives", [("adversarial", "benign"), ("adversarial",)])
+def test_several_at_a_time_are_the_same(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    orders = [replace(ORDER, objective=objective) for objective in objectives]
+    told: list[tuple[int, int, str]] = []
+    made = compress_all(
+        several(tmp_path / "several"), orders, watch=lambda *news: told.append(news)
+    )
+    assert [entry.sha256 for entry in made] == [e.sha256 for e in make(tmp_path / "one", *orders)]
+    assert told[-1] == (2 * len(orders), 2 * len(orders), made[-1].id)
+    assert len(project(tmp_path / "several").manifest().checkpoints) == len(orders)
+
+
+def test_fresh_may_keep_the_parents(tmp_path: Path) -> None:
+    [first] = make(tmp_path, ORDER)
+    [parent] = (tmp_path / ".cache" / "pretrained").glob("*.safetensors")
+    state = weights.decode(parent.read_bytes())
+    parent.write_bytes(weights.encode({name: tensor * 2 for name, tensor in state.items()}))
+    [kept] = make(tmp_path, ORDER, fresh=True, keep_parents=True)
+    assert kept.sha256 != first.sha256
+    [again] = make(tmp_path, ORDER, fresh=True)
+    assert again.sha256 == first.sha256
+
+
+ENTRIES = 25
+
+
+def _enter_many(root: Path, entry: Checkpoint, first: int) -> None:
+    for seed in range(first, first + ENTRIES):
+        named = {"id": entry.id.replace("seed0", f"seed{seed}"), "seed": seed}
+        named["file"] = entry.file.replace("seed0", f"seed{seed}")
+        compressing._enter(project(root), entry.model_copy(update=named))
+
+
+def _pretrain_told(root: Path) -> None:
+    def tell(done: int, total: int, text: str) -> None:
+        with (root / "epochs").open("a") as stream:
+            stream.write("epoch\n")
+
+    RECIPES[TINY.id] = TINY
+    compressing._pretrain(compressing._Job(project(root), ORDER, 1), tell)
+
+
+def both(function: Callable[..., None], *arguments: tuple[object, ...]) -> None:
+    """Runs a function in a process for each tuple of arguments, all at a time."""
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=function, args=given) for given in arguments]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+        assert process.exitcode == 0
+
+
+def test_commands_side_by_side_lose_no_entry(tmp_path: Path) -> None:
+    [entry] = make(tmp_path, ORDER)
+    both(_enter_many, (tmp_path, entry, 1), (tmp_path, entry, 1 + ENTRIES))
+    found = sorted(entry.seed for entry in project(tmp_path).manifest().checkpoints)
+    assert found == list(range(2 * ENTRIES + 1))
+
+
+def test_commands_side_by_side_train_a_parent_once(tmp_path: Path) -> None:
+    both(_pretrain_told, (tmp_path,), (tmp_path,))
+    assert len((tmp_path / "epochs").read_text().split()) == TINY.pretrain.epochs

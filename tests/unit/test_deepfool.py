@@ -208,3 +208,22 @@ def test_settings_that_attack_nothing_are_refused(settings):
     model, inputs, labels = affine_problem()
     with pytest.raises(ContractError, match="candidates >= 2"):
         deepfool(model, inputs, labels, **settings)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own deprecations are not ours
+def test_a_compiled_network_is_asked_as_it_is():
+    # Batches shrink with each step: every one of them would be compiled anew.
+    asked = []
+
+    def backend(graph, inputs):
+        asked.append(graph)
+        return graph
+
+    model, examples = trained(), digits(6)
+    found = deepfool(model, examples.inputs, examples.labels, steps=3)
+    model.compile(backend=backend)
+    again = deepfool(model, examples.inputs, examples.labels, steps=3)
+    assert asked == [] and torch.equal(found, again)
+    with torch.no_grad():
+        model(examples.inputs)
+    assert asked

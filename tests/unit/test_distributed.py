@@ -55,6 +55,18 @@ def dawdle_once(path: str) -> str:
     return path
 
 
+def leave_trace(path: str) -> str:
+    """Leaves a trace; `X then` looks for that of X first, `patient` waits for that of `X then`."""
+    first, _, then = path.partition(" ")
+    assert not then or Path(first).exists(), "began too early"
+    end = time.monotonic() + 100
+    while first.endswith("patient") and not Path(first).with_name("quick then").exists():
+        assert time.monotonic() < end, "waits for nothing"
+        time.sleep(0.1)
+    Path(path).touch()
+    return path
+
+
 def swell_once(path: str) -> str:
     if not Path(path).exists():
         Path(path).touch()
@@ -86,6 +98,27 @@ def workers_of(name: str, request: pytest.FixtureRequest) -> Workers:
     if name == "ray":
         request.getfixturevalue("cluster")
     return WORKERS[name]
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_job_begins_when_another_is_done(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    jobs = [str(tmp_path / name) for name in ("slow", "quick", "quick then", "slow then")]
+    given = workers_of(name, request)
+    found = dict(map_jobs(leave_trace, jobs, given, CPU, after={3: 0, 2: 1}))
+    assert found == {job: job for job in jobs}
+
+
+def test_a_job_waits_for_no_other_than_its_own(tmp_path: Path) -> None:
+    jobs = [str(tmp_path / name) for name in ("patient", "quick", "patient then", "quick then")]
+    found = [job for job, _ in map_jobs(leave_trace, jobs, Workers(2), CPU, after={2: 0, 3: 1})]
+    assert found == [jobs[1], jobs[3], jobs[0], jobs[2]]
+
+
+def test_what_waits_for_a_failure_is_dropped() -> None:
+    with pytest.raises(ContractError, match="anything else, got 1"):
+        list(map_jobs(refuse, [1, 2], Workers(2), CPU, after={1: 0}))
 
 
 @pytest.mark.parametrize("name", WORKERS)

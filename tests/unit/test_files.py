@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import ManifestError, StorageError
-from benchmark.files import inside, read_bounded, write_atomically
+from benchmark.files import alone, inside, read_bounded, write_atomically
 
 
 def listing(folder: Path) -> list[str]:
@@ -189,3 +189,13 @@ def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert inside(tmp_path, "link/a") == (tmp_path / "real" / "a").resolve()
+
+
+def test_a_lock_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="expected to write"), alone(tmp_path / "file" / "lock"):
+        pass
+    with alone(tmp_path / "new" / "lock"), pytest.raises(ZeroDivisionError), alone(tmp_path / "x"):
+        raise ZeroDivisionError
+    with alone(tmp_path / "x"):  # whoever fails lets go
+        pass

@@ -8,11 +8,12 @@ import torch
 from tiny import L2, LINF, rng, state_of
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from benchmark.attacks import Steps
 from benchmark.digests import digest_of
 from benchmark.objectives import OBJECTIVES, Adversarial, Benign, Moment, Trades
-from benchmark.objectives.adversarial import evaluating, ramped
+from benchmark.objectives.adversarial import _divergence, _log_shares, evaluating, ramped
 from benchmark.threat import ThreatModel
 
 NOW = Moment(1.0, 10)
@@ -151,6 +152,61 @@ def test_evaluating_gives_each_layer_its_own_mode_back():
         assert not any(module.training for module in model.modules())
         raise RuntimeError("an attack that fails")
     assert [module.training for module in model] == [True, False, True, True, True]
+
+
+def test_in_an_attack_only_inputs_take_gradients():
+    model = network()
+    model[0].bias.requires_grad_(False)  # a method may freeze a weight
+    trainable = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(RuntimeError), evaluating(model):
+        assert not any(p.requires_grad for p in model.parameters())
+        raise RuntimeError("an attack that fails")
+    assert [p.requires_grad for p in model.parameters()] == trainable
+
+
+def test_a_weight_made_of_others_is_made_once_an_attack():
+    made = []
+
+    class Twice(nn.Module):
+        def forward(self, weight):
+            made.append(torch.is_grad_enabled())
+            return 2 * weight
+
+    plain, model = network(), network()
+    parametrize.register_parametrization(model[4], "weight", Twice())
+    plain[4].weight.data *= 2
+    made.clear()
+    loss = loss_of(Trades(LINF, STEPS), model)
+    # Once for all passes of the attack, and once for each of the two that are trained on.
+    assert len(made) == 3
+    assert torch.equal(loss, loss_of(Trades(LINF, STEPS), plain))
+    loss.backward()
+    assert model[4].parametrizations.weight.original.grad.ne(0).any()
+
+
+@pytest.mark.parametrize("kind", [Adversarial, Trades])
+def test_half_precision_trains_every_weight(kind):
+    # Older versions of torch keep a weight's copy of an attack, to which no gradient leads back.
+    model = network()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(kind(LINF, STEPS), model)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.ne(0).any() for p in model.parameters())
+
+
+def test_the_divergence_of_near_answers_is_not_rounding():
+    logits = torch.randn(64, 10, generator=rng()).bfloat16()
+    other = logits + torch.randn(64, 10, generator=rng(1)).bfloat16() / 32
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _divergence(other, _log_shares(logits))
+    exact = functional.kl_div(
+        other.double().log_softmax(1),
+        logits.double().log_softmax(1),
+        reduction="sum",
+        log_target=True,
+    )
+    # In bfloat16 the error is as large as the divergence itself.
+    assert float(found) == pytest.approx(float(exact), rel=1e-3)
 
 
 def test_losses_depend_on_the_generator_alone():

@@ -11,11 +11,24 @@ from tiny import CPU, LINF, random_split, rng, same_bits, state_of, untrained
 from torch import nn
 from torch.nn import functional
 
+import methods
 from benchmark.attacks import Steps
+from benchmark.distributed import steady
 from benchmark.errors import ContractError, UnknownName
-from benchmark.objectives import Adversarial, Benign
+from benchmark.objectives import Adversarial, Benign, Trades
 from benchmark.pruning import Mask, mask_from_scores, prunable_parameters
-from benchmark.training import Run, Stage, augment, fit, hold_mask, learning_rate, make_optimiser
+from benchmark.training import (
+    Feed,
+    Run,
+    Stage,
+    augment,
+    compiler_missing,
+    fit,
+    fusable,
+    hold_mask,
+    learning_rate,
+    make_optimiser,
+)
 
 ADVERSARIAL = Adversarial(LINF, Steps(2, Fraction(1, 2)))
 SHORT = Stage(epochs=3, learning_rate=0.05, batch_size=16)
@@ -506,25 +519,156 @@ def test_bfloat16_keeps_weights_in_float32(objective):
     assert losses[0] == pytest.approx(plain[0], rel=0.05)
 
 
-def test_compiling_is_asked_for(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
-    model = network()
-    train(model, objective=Benign())
-    assert asked == []
-    train(model, dataclasses.replace(SHORT, compiled=True), Benign())
-    assert asked == [model]
+class Flags:
+    """A loss that notes how products are rounded while it is asked."""
+
+    attack_steps = 0
+
+    def __init__(self):
+        self.seen = []
+
+    def loss(self, model, inputs, labels, *, moment, generator):
+        self.seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return functional.cross_entropy(model(inputs), labels)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_tf32_is_on_where_it_is_declared_and_only_there(monkeypatch, precision):
+    monkeypatch.setattr("benchmark.training._identity", lambda *_: "")
+    stage = dataclasses.replace(SHORT, precision=precision)
+    with steady():
+        loss = Flags()
+        train(stage=stage, objective=loss)
+        assert set(loss.seen) == {(precision == "tf32",) * 2}
+        with pytest.raises(Killed):
+            train(stage=stage, objective=Flags(), report=killer(1))
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_on_the_cpu_nothing_is_fused():
+    # The bits of published checkpoints rest on that.
+    for name in ("sgd", "adam"):
+        optimiser = make_optimiser(network(), dataclasses.replace(SHORT, optimiser=name))
+        assert not optimiser.defaults["fused"] and not optimiser.defaults["foreach"]
+    assert not fusable([]) and not fusable(list(network().parameters()))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_fused_optimiser_learns_the_same_and_keeps_every_promise(
+    tmp_path, monkeypatch, optimiser
+):
+    stage = dataclasses.replace(SHORT, optimiser=optimiser, learning_rate=0.01)
+    mask = half_mask(network())
+    plain = train(stage=stage, mask=mask)[1]
+    monkeypatch.setattr("benchmark.training.fusable", lambda parameters: True)
+    assert make_optimiser(network(), stage).defaults["fused"]
+    whole = train(stage=stage, mask=mask)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(whole[1][name], tensor, rtol=1e-3, atol=1e-4)
+    assert all(torch.count_nonzero(whole[1][name][~kept]) == 0 for name, kept in mask.items())
+    path = tmp_path / "run.state"
+    with pytest.raises(Killed):
+        train(stage=stage, mask=mask, state=path, report=killer(2))
+    resumed = train(stage=stage, mask=mask, state=path)
+    assert resumed[0] == whole[0] and same_bits(resumed[1], whole[1])
+
+
+def test_batches_come_in_the_layout_and_from_the_draws_that_were_always_drawn():
+    split = random_split(40)
+    stage = dataclasses.replace(SHORT, channels_last=True)
+    feed = Feed(split, stage, Run(CPU, seed=1, augmentation="crop-flip"))
+    generator = rng(7)
+    order = torch.randperm(40, generator=generator)
+    for (inputs, labels), indices in zip(feed.epoch(rng(7)), order.split(16), strict=True):
+        assert inputs.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(inputs, augment(split.inputs(indices), "crop-flip", generator))
+        assert torch.equal(labels, split.labels[indices])
+
+
+# --- compiled passes
+
+
+def traced(monkeypatch, backend):
+    """Compiles by a backend that needs no compiler, and returns the graphs it was given."""
+    graphs = []
+    inner = torch._dynamo.lookup_backend(backend)
+
+    def count(graph, inputs, **options):
+        graphs.append(graph)
+        return inner(graph, inputs, **options)
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend=count))
+    monkeypatch.setattr("benchmark.training.compiler_missing", lambda device: "")
+    return graphs
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own deprecations are not ours
-def test_a_compiled_run_learns_the_same(monkeypatch):
-    # Traced but not compiled to machine code, which would take a compiler and a minute.
-    compiler = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
-    plain = train()[1]
-    _, state = train(stage=dataclasses.replace(SHORT, compiled=True))
-    for name, tensor in plain.items():
+@pytest.mark.parametrize("objective", [ADVERSARIAL, Trades(LINF, Steps(2, Fraction(1, 2)))])
+def test_a_compiled_run_learns_the_same_and_leaves_no_compiler_behind(monkeypatch, objective):
+    graphs = traced(monkeypatch, "eager")
+    plain = train(objective=objective)
+    assert graphs == []
+    model = network()
+    losses, state = train(model, dataclasses.replace(SHORT, compiled=True), objective)
+    assert len(graphs) >= 4  # attack and training, whole and last batches
+    assert losses == pytest.approx(plain[0], rel=1e-4)
+    for name, tensor in plain[1].items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
+    done = len(graphs)
+    model(random_split().inputs(torch.arange(3)))
+    assert len(graphs) == done and model._compiled_call_impl is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["hydra", "atmc:bits=4", "bap", "pwoa:lambda-x=0.5:lambda-y=0.5"])
+def test_methods_that_wrap_a_network_compile_it(monkeypatch, name):
+    # One makes weights of others, one of factors, one asks for many gradients, one hangs hooks.
+    def compress(compiled):
+        stage = Stage(epochs=1, learning_rate=0.01, batch_size=16, compiled=compiled)
+        parts = [methods.Training(random_split(), ADVERSARIAL, stage, Run(CPU, s)) for s in (1, 2)]
+        task = methods.Task(Fraction(9, 10), "unstructured", rng(), *parts)
+        return methods.configured(name).compress(untrained(), task).model.state_dict()
+
+    plain = compress(compiled=False)
+    graphs = traced(monkeypatch, "aot_eager")
+    state = compress(compiled=True)
+    assert graphs
+    for key, tensor in plain.items():
+        torch.testing.assert_close(state[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_machine_code_learns_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    # Processes that compile side by side take longer to start than this network takes.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    compiler_missing.cache_clear()
+    if reason := compiler_missing(CPU):
+        pytest.skip(reason)
+    stage = dataclasses.replace(SHORT, precision="bfloat16", batch_size=40)
+    plain = train(stage=stage)
+    losses, state = train(stage=dataclasses.replace(stage, compiled=True))
+    # bfloat16 has 8 significant bits, and compiled passes round less often.
+    assert losses == pytest.approx(plain[0], rel=0.03)
+    for name, tensor in plain[1].items():
+        torch.testing.assert_close(state[name], tensor, rtol=0.03, atol=0.03)
+
+
+def test_without_a_compiler_training_goes_on(monkeypatch):
+    def broken(function):
+        raise RuntimeError("no C compiler found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiler_missing.cache_clear()
+    plain = train()
+    with pytest.warns(UserWarning, match="RuntimeError: no C compiler found; training goes on"):
+        compiled = train(stage=dataclasses.replace(SHORT, compiled=True))
+    compiler_missing.cache_clear()
+    assert compiled[0] == plain[0] and same_bits(compiled[1], plain[1])
 
 
 def test_training_learns_digits_architecture():
