@@ -229,7 +229,7 @@ def load_export(folder: Path) -> Compact:
     try:
         about = json.loads(read_bounded(folder / NETWORK, _LARGEST_DESCRIPTION))
         state = weights.decode(read_bounded(folder / WEIGHTS, _LARGEST_WEIGHTS))
-        return restore(about["operations"], state).eval()
+        return restore(about["operations"], state, about["input"]["shape"]).eval()
     except FileNotFoundError as error:
         raise ManifestError(
             f"expected {NETWORK} and {WEIGHTS} in {folder}, found not both; make them with "
