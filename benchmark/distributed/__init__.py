@@ -5,6 +5,7 @@ from benchmark.distributed.machine import (
     choose_device,
     engine_digest,
     environment,
+    processor,
     steady,
     timed,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "engine_digest",
     "environment",
     "map_jobs",
+    "processor",
     "steady",
     "timed",
 ]

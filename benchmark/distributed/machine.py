@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from benchmark.digests import digest_of, sha256_of_file
-from benchmark.errors import ContractError
+from benchmark.errors import ContractError, shorten
 
 Answer = TypeVar("Answer")
 
@@ -57,6 +57,19 @@ def environment(device: torch.device) -> Mapping[str, str]:
     # Kernels are chosen by instruction set, and round differently.
     kernels = torch.backends.cpu.get_cpu_capability()
     return found | {"device": f"cpu ({kernels}), one thread a job"}
+
+
+@functools.cache
+def processor(device: torch.device) -> str:
+    """Returns the name of what computes, for times that belong to it; `unknown` if nothing says."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        found = next((line for line in lines if line.startswith("model name")), found)
+    name = found.partition(":")[2] or found
+    return shorten(" ".join(name.split()), 120) or "unknown"
 
 
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.
