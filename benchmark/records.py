@@ -114,7 +114,7 @@ Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Latency(Strict):
-    """Milliseconds of a forward pass at one batch size.
+    """Milliseconds of a forward pass at one batch size: of one thread, or of an accelerator.
 
     Attributes:
         batch: inputs a pass.

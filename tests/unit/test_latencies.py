@@ -1,6 +1,7 @@
 """Latencies: networks in turns, bounded in time, and absent where a network is."""
 
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 0.0, []
-        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(module.time, "thread_time", lambda: self.now)
 
     def network(self, name: str, seconds: list[float]) -> nn.Module:
         clock = self
@@ -107,6 +108,16 @@ def test_the_quartiles_are_those_of_the_times() -> None:
     found = module._summary(4, times)
     assert [found.lower, found.median, found.upper] == statistics.quantiles(times, n=4)
     assert (found.batch, found.rounds) == (4, 11)
+
+
+@torch.no_grad()
+def test_waiting_for_another_program_is_no_time_of_a_network() -> None:
+    class Waiting(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.02)
+            return inputs
+
+    assert in_turns({"waiting": Waiting()}, torch.zeros(1, 1, 2, 2))["waiting"].median < 5
 
 
 def test_a_parent_that_is_not_at_hand_is_none(tmp_path: Path) -> None:
