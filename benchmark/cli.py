@@ -705,38 +705,57 @@ def export(
     ] = None,
     protocol: Annotated[str, typer.Option(help="Default: the protocol of the data set.")] = "",
     tier: Tier = "standard",
+    smaller: Annotated[
+        bool,
+        typer.Option(
+            "--compact/--as-published",
+            help="Without what pruning has left without effect, or layer by layer with all zeros.",
+        ),
+    ] = True,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX model, too.")] = False,
 ) -> None:
     """Writes a checkpoint as a smaller network that predicts the same, and says how fast it is.
 
-    What pruning has left without effect is taken out; on the protocol's examples the predictions
-    are compared, and one other prediction ends the export.
+    What pruning has left without effect is taken out, unless asked otherwise. On the protocol's
+    examples predictions are compared, those of the ONNX model too where onnxruntime is installed,
+    and one other prediction ends the export.
     """
+    from benchmark.pipeline import Form
     from benchmark.pipeline import export as export_one
     from benchmark.protocols import protocol as find
+    from benchmark.records import NETWORKS
 
     entry = _manifest().find(checkpoint)
     chosen = find(protocol or _protocol_of({entry.dataset}))
     with progress_bar("compare") as watch:
-        found = export_one(where.project, entry, chosen, tier, output, onnx=onnx, watch=watch)
-    published, small = found.parameters
-    out.print(f"{entry.id}: {published:,} entries, compact {small:,}", soft_wrap=True)
-    out.print(
-        f"same predictions on {found.examples:,} examples of {chosen.id}; logits differ by at most "
-        f"{found.difference:.1e} of the largest",
-        soft_wrap=True,
-    )
+        found = export_one(where.project, entry, (chosen, tier), Form(smaller, onnx), output, watch)
+    kind = "compact" if smaller else "as published"
+    for name, (before, after) in (
+        ("parameters", found.parameters),
+        ("multiply-adds", found.multiply_adds),
+    ):
+        out.print(f"{name}: {before:,} in the checkpoint, {after:,} {kind}", soft_wrap=True)
+    for name, same in (("network", found.same), ("ONNX model", found.onnx_same)):
+        if same is not None:
+            out.print(
+                f"{name}: same predictions on {same.examples:,} examples of {chosen.id}; logits "
+                f"differ by at most {same.difference:.1e} of the largest",
+                soft_wrap=True,
+            )
+    if onnx and found.onnx_same is None:
+        out.print("ONNX model: not run, onnxruntime is not installed", soft_wrap=True)
     rows = [
         (
             name,
             str(one.batch),
             f"{one.median:.3f}",
-            f"{one.quartiles[0]:.3f} – {one.quartiles[1]:.3f}",
+            f"{one.lower:.3f} – {one.upper:.3f}",
         )
-        for name, each in found.latencies.items()
-        for one in each
+        for name in NETWORKS
+        for one in getattr(found.latency, name)
     ]
     _print_table(("network", "images", "ms a pass, one thread", "quartiles"), rows)
+    out.print(f"times of {found.latency.processor}", soft_wrap=True)
     out.print(f"written to {found.folder}", soft_wrap=True)
 
 

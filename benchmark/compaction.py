@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from benchmark.architectures import Classifier
-from benchmark.errors import ContractError, lookup
+from benchmark.errors import ContractError, lookup, shorten
 
 
 class NotCompactable(ContractError):
@@ -98,6 +98,10 @@ _KINDS: dict[str, Callable[..., Tensor]] = {
     "flatten": lambda tensors, settings, x: x.flatten(1),
     "add": lambda tensors, settings, x, y: x + y,
 }
+# As a share of the largest, how far sums of double precision differ by rounding alone; single
+# precision, in which they are kept, cannot tell such values apart.
+_SAME = 1e-12
+
 # They mix channels; all others keep them apart.
 _MIXING = ("convolution", "linear")
 
@@ -114,18 +118,76 @@ class Compact(nn.Module):
         """Takes the operations' tensors as buffers."""
         super().__init__()
         self.operations = tuple(operations)
-        for number, operation in enumerate(operations):
+        last = {position: at for at, o in enumerate(operations) for position in o.inputs}
+        # What `forward` looks up is spelled once: in a small network it would take as long as the
+        # operations themselves. Behind its last reader a value only holds memory.
+        self._steps = tuple(
+            (
+                _KINDS[operation.kind],
+                tuple((name, f"{at}-{name}") for name in operation.tensors),
+                operation.settings,
+                operation.inputs,
+                tuple(position for position in set(operation.inputs) if last[position] == at),
+            )
+            for at, operation in enumerate(operations)
+        )
+        for at, operation in enumerate(operations):
             for name, tensor in operation.tensors.items():
-                self.register_buffer(f"{number}-{name}", tensor)
+                self.register_buffer(f"{at}-{name}", tensor)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns logits (N, K) of (N, C, H, W) inputs in [0, 1]."""
-        values: list[Tensor] = [inputs]
-        for number, operation in enumerate(self.operations):
-            tensors = {name: getattr(self, f"{number}-{name}") for name in operation.tensors}
-            chosen = (values[position] for position in operation.inputs)
-            values.append(_KINDS[operation.kind](tensors, operation.settings, *chosen))
-        return values[-1]
+        values = {0: inputs}
+        for at, (function, names, settings, sources, over) in enumerate(self._steps, 1):
+            tensors = {name: getattr(self, buffer) for name, buffer in names}
+            values[at] = function(tensors, settings, *[values[source] for source in sources])
+            for position in over:
+                del values[position]
+        return values[len(self._steps)]
+
+
+def parameters(network: Compact) -> int:
+    """Returns the number of entries of all its tensors."""
+    return sum(tensor.numel() for tensor in network.buffers())
+
+
+def multiply_adds(network: Compact, shape: tuple[int, int, int]) -> int:
+    """Returns those of its convolutions and linear layers for one input, zeros included.
+
+    Args:
+        network: any.
+        shape: of an input, (C, H, W).
+    """
+    count = 0
+    for operation, value in zip(
+        network.operations, _shadows(network.operations, shape), strict=True
+    ):
+        if operation.kind in _MIXING:
+            places = value[0, 0].numel()
+            count += operation.tensors["weight"].numel() * places
+    return count
+
+
+def _shadows(operations: Sequence[Operation], shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """Yields the value of each operation for one input, its shape only: nothing is computed."""
+    values = [torch.empty(1, *shape, device="meta")]
+    for operation in operations:
+        tensors = {name: tensor.to("meta") for name, tensor in operation.tensors.items()}
+        chosen = (values[position] for position in operation.inputs)
+        values.append(_KINDS[operation.kind](tensors, operation.settings, *chosen))
+        yield values[-1]
+
+
+def as_published(model: Classifier) -> Compact:
+    """Returns a network with all it has, each layer an operation.
+
+    Args:
+        model: in eval mode; left untouched.
+
+    Raises:
+        NotCompactable: a layer or function that is none of the operations.
+    """
+    return Compact([replace(o, tensors=_single(o.tensors)) for o in _traced(model)])
 
 
 def compact(model: Classifier) -> Compact:
@@ -391,17 +453,20 @@ def _cut(
         answer = operation(_masked(known[source].constant, ~kept[source]))[0, out]
         weight = operation.tensors["weight"][out][:, kept[source]]
         flat = answer.flatten(1) if answer.dim() > 1 else answer[:, None]
-        if bool((flat == flat[:, :1]).all()):
+        # Whether sums of the same terms agree to the last bit is the machine's affair.
+        if bool(((flat - flat[:, :1]).abs() <= _SAME * flat.abs().max()).all()):
             tensors = {"weight": weight, "bias": flat[:, 0]}
         else:
             tensors = {"weight": weight, "image": answer}
-    return replace(
-        operation,
-        tensors={
-            name: t.float().clone(memory_format=torch.contiguous_format)
-            for name, t in tensors.items()
-        },
-    )
+    return replace(operation, tensors=_single(tensors))
+
+
+def _single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors in single precision, each with memory of its own."""
+    return {
+        name: tensor.float().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 # --- On disk
@@ -420,32 +485,178 @@ def describe(network: Compact) -> list[dict[str, Any]]:
     ]
 
 
-def restore(description: Sequence[Mapping[str, Any]], state: Mapping[str, Tensor]) -> Compact:
-    """Returns the network of a description and a state dict.
+@dataclass(frozen=True)
+class _Form:
+    """What an operation of a description has to have.
+
+    Attributes:
+        inputs: their number.
+        tensors: dimensions of each tensor, in one way or another.
+        sizes: settings that are whole numbers or pairs of them, and the least they may be.
+        switches: settings that are true or false.
+    """
+
+    inputs: int = 1
+    tensors: tuple[Mapping[str, int], ...] = ({},)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
+
+
+_WINDOW = {"kernel_size": 1, "stride": 1, "padding": 0}
+_FORMS: dict[str, _Form] = {
+    "affine": _Form(tensors=({"scale": 1, "shift": 1},)),
+    "convolution": _Form(
+        tensors=({"weight": 4, "bias": 1}, {"weight": 4, "image": 3}),
+        sizes={"stride": 1, "padding": 0, "dilation": 1},
+    ),
+    "linear": _Form(tensors=({"weight": 2, "bias": 1},)),
+    "relu": _Form(),
+    "max-pool": _Form(sizes={**_WINDOW, "dilation": 1}, switches=("ceil_mode",)),
+    "average-pool": _Form(sizes=_WINDOW, switches=("ceil_mode", "count_include_pad")),
+    "mean": _Form(),
+    "flatten": _Form(),
+    "add": _Form(inputs=2),
+}
+
+# A ResNet-50 on ImageNet has 176 operations; their values for one image have 38 million entries.
+_MOST_OPERATIONS = 4096
+_LARGEST_SIZE = 1 << 12
+_MOST_ENTRIES = 1 << 26
+
+
+def restore(description: object, state: Mapping[str, Tensor], shape: object) -> Compact:
+    """Returns the network of a description and a state dict, whoever wrote them.
+
+    Args:
+        description: what `describe` returned, as JSON gives it back.
+        state: the network's state dict.
+        shape: of an input, (C, H, W).
 
     Raises:
-        ContractError: an operation that nobody here knows, inputs that come later, or tensors that
-            are not those of the description.
+        UnknownName: an operation that nobody here knows.
+        ContractError: a description of something else, inputs that come later, tensors that are not
+            those of the description, or values too large for any network of ours.
     """
-    operations = []
-    for number, entry in enumerate(description):
-        kind = str(entry["kind"])
-        lookup("operation", kind, _KINDS)
-        inputs = tuple(int(position) for position in entry["inputs"])
-        if not all(0 <= position <= number for position in inputs):
-            raise ContractError(f"expected inputs from before operation {number}, got {inputs}")
-        names = [f"{number}-{name}" for name in entry["tensors"]]
-        if missing := [name for name in names if name not in state]:
-            raise ContractError(f"expected tensors of the description, got none named {missing[0]}")
-        tensors = {name: state[f"{number}-{name}"] for name in entry["tensors"]}
-        settings = {name: _paired(value) for name, value in entry["settings"].items()}
-        operations.append(Operation(kind, inputs, tensors, settings))
+    sides = _sizes(shape, 1, 3)
+    if sides is None:
+        raise _unlike("an input of shape (C, H, W)", shape)
+    if not isinstance(description, list | tuple) or not 0 < len(description) <= _MOST_OPERATIONS:
+        raise _unlike(f"a list of 1 to {_MOST_OPERATIONS} operations", description)
+    operations = [_restored(number, entry, state) for number, entry in enumerate(description)]
+    used = {f"{at}-{name}" for at, o in enumerate(operations) for name in o.tensors}
+    if left := sorted(state.keys() - used):
+        raise _unlike("tensors of the description only", left[0])
+    _check_shapes(operations, sides)
     return Compact(operations)
+
+
+def _restored(number: int, entry: object, state: Mapping[str, Tensor]) -> Operation:
+    """Returns one operation of a description.
+
+    Args:
+        number: its place.
+        entry: what the description says of it.
+        state: tensors of all operations.
+    """
+    names = {"kind", "inputs", "tensors", "settings"}
+    if not isinstance(entry, Mapping) or entry.keys() != names or type(entry["kind"]) is not str:
+        raise _unlike(f"kind, inputs, tensors and settings of operation {number}", entry)
+    form = lookup("operation", entry["kind"], _FORMS)
+    inputs = _sizes(entry["inputs"], 0, form.inputs)
+    if inputs is None or max(inputs) > number:
+        raise _unlike(f"{form.inputs} inputs from before operation {number}", entry["inputs"])
+    listed = entry["tensors"]
+    dimensions = next((d for d in form.tensors if sorted(d) == listed), None)
+    if dimensions is None:
+        raise _unlike(f"tensors of a {entry['kind']} in operation {number}", listed)
+    tensors = {name: _tensor(f"{number}-{name}", d, state) for name, d in dimensions.items()}
+    settings = _settings(number, form, entry["settings"])
+    return Operation(entry["kind"], inputs, tensors, settings)
+
+
+def _tensor(name: str, dimensions: int, state: Mapping[str, Tensor]) -> Tensor:
+    if name not in state:
+        raise ContractError(
+            f"expected tensors of the description, got none named {name}; export again"
+        )
+    tensor = state[name]
+    if tensor.dtype != torch.float32 or tensor.dim() != dimensions or not tensor.numel():
+        found = f"{tuple(tensor.shape)} of {tensor.dtype}"
+        raise _unlike(f"{dimensions} dimensions of float32 in {name}", found)
+    if not bool(torch.isfinite(tensor).all()):
+        raise _unlike(f"finite numbers in {name}", "NaN or infinity")
+    return tensor
+
+
+def _settings(number: int, form: _Form, found: object) -> dict[str, Any]:
+    wanted = {*form.sizes, *form.switches}
+    if not isinstance(found, Mapping) or found.keys() != wanted:
+        raise _unlike(f"settings {sorted(wanted)} of operation {number}", found)
+    for name in form.switches:
+        if type(found[name]) is not bool:
+            raise _unlike(f"true or false as {name} of operation {number}", found[name])
+    settings = {name: found[name] for name in form.switches}
+    for name, least in form.sizes.items():
+        # A single number stands for both sides.
+        value = found[name] if isinstance(found[name], list | tuple) else [found[name]] * 2
+        sizes = _sizes(value, least, 2)
+        if sizes is None:
+            said = f"{name} of operation {number} as whole numbers, {least} to {_LARGEST_SIZE}"
+            raise _unlike(said, found[name])
+        settings[name] = sizes
+    return settings
+
+
+def _sizes(found: object, least: int, count: int) -> tuple[int, ...] | None:
+    """Returns whole numbers from `least` on; None where they are none, or not as many."""
+    if not isinstance(found, list | tuple) or len(found) != count:
+        return None
+    fine = all(type(size) is int and least <= size <= _LARGEST_SIZE for size in found)
+    return tuple(found) if fine else None
+
+
+def _check_shapes(operations: Sequence[Operation], shape: tuple[int, ...]) -> None:
+    """Checks that the operations fit each other and give logits, without computing anything.
+
+    Raises:
+        ContractError: they do not, or their values are too large for any network of ours.
+    """
+    entries, logits = 0, torch.empty(0)
+    try:
+        for operation, logits in zip(operations, _shadows(operations, shape), strict=True):
+            _check_value(operation, logits)
+            entries += logits.numel()
+            if entries > _MOST_ENTRIES:
+                raise _unlike(f"values of at most {_MOST_ENTRIES} entries", "more")
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
+        raise _unlike("operations that fit each other", error) from error
+    if logits.dim() != 2:
+        raise _unlike("logits (N, K) at the end", tuple(logits.shape))
+
+
+def _check_value(operation: Operation, value: Tensor) -> None:
+    """Checks what would be stretched to fit instead of being refused: one number for each channel.
+
+    Raises:
+        ContractError: an operation that gives no images or vectors, or tensors of another size.
+    """
+    fitting = value.dim() in (2, 4) and len(value) == 1
+    for name, tensor in operation.tensors.items():
+        if name == "image":
+            fitting = fitting and tensor.shape == value.shape[1:]
+        elif name != "weight":
+            fitting = fitting and len(tensor) == value.shape[1]
+    if not fitting:
+        raise _unlike(f"operations that fit each other with {operation.kind}", tuple(value.shape))
+
+
+def _unlike(expected: str, found: object) -> ContractError:
+    """Returns the error of a description that is none; what was found is cut, and may be huge."""
+    short = isinstance(found, str | tuple | Exception)
+    short = short or (isinstance(found, int) and found.bit_length() < 64)
+    shown = str(found) if short else type(found).__name__
+    return ContractError(f"expected {expected}, got {shorten(shown, 120)}; export again")
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _paired(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -1,8 +1,8 @@
 """Old files made readable: one step from each version of a format to the next.
 
-Steps work on plain JSON data, since the classes of old versions are gone. A step first checks what
-the old version could check of itself, and then says nothing that the old file did not know: what it
-lacks is empty, never guessed.
+Steps work on plain JSON data, since the classes of old versions are gone. A file is first checked
+for what its own version could check of itself. A step then says nothing that the old file did not
+know: what it lacks is empty, never guessed.
 """
 
 import json
@@ -18,7 +18,7 @@ from benchmark.errors import BenchmarkError, ManifestError, RecordError, lookup,
 Data = dict[str, Any]
 
 # The current version of each format.
-CURRENT: dict[str, int] = {"manifest": 1, "record": 2, "submission": 1, "challenge": 1}
+CURRENT: dict[str, int] = {"manifest": 1, "record": 3, "submission": 1, "challenge": 1}
 
 
 def parse(kind: str, data: bytes, place: str = "its file") -> Data:
@@ -108,8 +108,10 @@ def migrate(kind: str, data: Mapping[str, Any]) -> Data:
         ManifestError: of a manifest, or RecordError, of anything else: see `version_of`, or a
             digest that the old data do not keep.
     """
-    found = dict(data)
-    for version in range(version_of(kind, data), CURRENT[kind]):
+    found, written = dict(data), version_of(kind, data)
+    if check := CHECKS.get((kind, written)):
+        check(found)
+    for version in range(written, CURRENT[kind]):
         found = STEPS[kind, version](found)
     return found
 
@@ -120,16 +122,33 @@ def digest_of_record_1(data: Mapping[str, Any]) -> str:
     Raises:
         RecordError: data that no such record holds.
     """
-    content = {k: v for k, v in data.items() if k not in ("environment", "content_digest")}
+    return _content_digest(data, 1, "environment", "content_digest")
+
+
+def digest_of_record_2(data: Mapping[str, Any]) -> str:
+    """Returns the content digest of a record of version 2: all but times, machine and digests.
+
+    Raises:
+        RecordError: data that no such record holds.
+    """
+    return _content_digest(data, 2, "environment", "content_digest", "seals")
+
+
+def _content_digest(data: Mapping[str, Any], version: int, *left_out: str) -> str:
+    content = {name: value for name, value in data.items() if name not in left_out}
     content["cost"] = {
         name: {key: value for key, value in spent.items() if key != "seconds"}
         for name, spent in _costs(data).items()
     }
+    return _digest(content, version)
+
+
+def _digest(value: object, version: int) -> str:
     try:
-        return digest_of(content)
+        return digest_of(value)
     except RecursionError as error:
         raise RecordError(
-            "expected a record of version 1, got one nested beyond measure; evaluate again"
+            f"expected a record of version {version}, got one nested beyond measure; evaluate again"
         ) from error
 
 
@@ -142,6 +161,29 @@ def check_record_1(data: Mapping[str, Any]) -> None:
     if data.get("content_digest") != digest_of_record_1(data):
         raise RecordError(
             "expected an unaltered record of version 1, got another content digest; evaluate again"
+        )
+
+
+def check_record_2(data: Mapping[str, Any]) -> None:
+    """Checks a record of version 2 against the seals of its fields and its own digest.
+
+    Raises:
+        RecordError: it was altered.
+    """
+    now = {name: _digest(value, 2) for name, value in data.items() if name != "seals"}
+    seals = data.get("seals")
+    if not isinstance(seals, dict):
+        raise RecordError(
+            "expected a seal of each field in a record of version 2, got none; evaluate again"
+        )
+    if odd := sorted(name for name in now.keys() | seals if now.get(name) != seals.get(name)):
+        raise RecordError(
+            "expected an unaltered record of version 2, got other values than were sealed in "
+            f"{shorten(', '.join(odd), 200)}; restore it or evaluate again"
+        )
+    if data.get("content_digest") != digest_of_record_2(data):
+        raise RecordError(
+            "expected an unaltered record of version 2, got another content digest; evaluate again"
         )
 
 
@@ -163,9 +205,8 @@ def record_1_to_2(data: Data) -> Data:
     `content_digest` and `seals` are empty for the reader to fill.
 
     Raises:
-        RecordError: the record was altered since it was written.
+        RecordError: its cost is none.
     """
-    check_record_1(data)
     counts = {"attacked": 0, "proven": 0, "forwards_saved": 0}
     return {
         **data,
@@ -179,5 +220,30 @@ def record_1_to_2(data: Data) -> Data:
     }
 
 
+def record_2_to_3(data: Data) -> Data:
+    """Returns a record of version 2 as one of version 3, without latencies.
+
+    Version 2 did not compact the network and took no latencies, so `compact` and `latency` are
+    null. `content_digest` and `seals` are empty for the reader to fill.
+    """
+    return {
+        **data,
+        "schema_version": 3,
+        "compact": None,
+        "latency": None,
+        "content_digest": "",
+        "seals": {},
+    }
+
+
+# What a version can check of itself, before the first step; the current one is its reader's.
+CHECKS: dict[tuple[str, int], Callable[[Mapping[str, Any]], None]] = {
+    ("record", 1): check_record_1,
+    ("record", 2): check_record_2,
+}
+
 # From (format, version) to the next version.
-STEPS: dict[tuple[str, int], Callable[[Data], Data]] = {("record", 1): record_1_to_2}
+STEPS: dict[tuple[str, int], Callable[[Data], Data]] = {
+    ("record", 1): record_1_to_2,
+    ("record", 2): record_2_to_3,
+}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from benchmark import challenges as sent
 from benchmark import outcomes as measured
@@ -47,7 +47,7 @@ from benchmark.statistics import Estimate, area_under_curve
 
 LARGEST_RECORD = 16 << 20
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 
 # A number of something.
@@ -95,6 +95,62 @@ class Size(Strict):
     def total(self) -> int:
         """Prunable parameters."""
         return sum(layer.total for layer in self.layers)
+
+
+class CompactSize(Strict):
+    """What is left of a network without what pruning has left without effect.
+
+    Attributes:
+        parameters: entries of all its tensors, constants that moved into biases included.
+        multiply_adds: of its convolutions and linear layers for one input, zeros included.
+    """
+
+    parameters: Count
+    multiply_adds: Count
+
+
+# Milliseconds; a pass of no time at all is none that was measured.
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Latency(Strict):
+    """Milliseconds of a forward pass at one batch size: of one thread, or of an accelerator.
+
+    Attributes:
+        batch: inputs a pass.
+        rounds: passes timed, each in turn with one of every other network.
+        lower: quartile.
+        median: over all rounds.
+        upper: quartile.
+    """
+
+    batch: int = Field(ge=1, lt=2**63)
+    rounds: int = Field(ge=1, lt=2**63)
+    lower: Milliseconds
+    median: Milliseconds
+    upper: Milliseconds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Latency":
+        if not self.lower <= self.median <= self.upper:
+            raise ValueError("expected lower <= median <= upper of a latency, got another order")
+        return self
+
+
+class Latencies(Strict):
+    """How fast networks are on the machine of the record: times, which no two runs share.
+
+    Attributes:
+        processor: name of the processor, one thread of it, or of the accelerator.
+        dense: the dense parent; empty where none is at hand.
+        masked: the network as published, which computes with its zeros.
+        compact: what compaction leaves of it; empty where it cannot be compacted.
+    """
+
+    processor: Line
+    dense: tuple[Latency, ...] = Field(strict=False)
+    masked: tuple[Latency, ...] = Field(strict=False)
+    compact: tuple[Latency, ...] = Field(strict=False)
 
 
 class Cost(Strict):
@@ -172,11 +228,15 @@ class ResultRecord(Strict):
         evidence: files of adversarial inputs; empty in records of the first schema.
         parent_sha256: weights of the dense parent that transfer attacked; empty without one.
         training_digest: of the training examples that sanity compared with; empty without any.
-        content_digest: of everything above but seconds and environment: two runs agree on it.
+        compact: size of the compact network; null where the network cannot be compacted, and in
+            records of older schemas.
+        latency: of dense parent, published and compact network; null in records of older schemas.
+        content_digest: of everything above but seconds, latency and environment: two runs agree on
+            it.
         seals: by field, the digest of each of the above, so that a change is named.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     checkpoint_id: CheckpointId
     checkpoint_sha256: Digest
     protocol: Line
@@ -195,13 +255,17 @@ class ResultRecord(Strict):
     evidence: tuple[EvidenceFile, ...] = Field(strict=False)
     parent_sha256: Annotated[Line, Field(pattern=r"^([0-9a-f]{64})?$")]
     training_digest: Annotated[Line, Field(pattern=r"^([0-9a-f]{64})?$")]
+    compact: CompactSize | None
+    latency: Latencies | None
     content_digest: Line
     seals: dict[Line, Digest]
 
 
 def content_digest(record: ResultRecord) -> str:
     """Returns the digest of a record's repeatable content: all but times, machine and digests."""
-    content = record.model_dump(mode="json", exclude={"environment", "content_digest", "seals"})
+    content = record.model_dump(
+        mode="json", exclude={"environment", "latency", "content_digest", "seals"}
+    )
     for cost in content["cost"].values():
         del cost["seconds"]
     return digest_of(content)
@@ -485,6 +549,7 @@ def _line(row: Row, tier: str) -> dict[str, Any]:
         **_aer(outcomes, row),
         "challenges": _challenges(outcomes, row),
         **_size(row.record.size),
+        **_speed(row.record),
         **_cost(row.record),
         "attacks": _attacks(outcomes, row.protocol),
         "curve": _curve(outcomes, row.protocol),
@@ -633,6 +698,28 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "total": layer.total,
         "multiply_adds": layer.multiply_adds_sparse,
     }
+
+
+NETWORKS: tuple[Literal["dense", "masked", "compact"], ...] = ("dense", "masked", "compact")
+
+
+def _speed(record: ResultRecord) -> dict[str, Any]:
+    """Returns the compact network's size, and latencies in milliseconds; NaN where unknown."""
+    small, found = record.compact, record.latency
+    columns: dict[str, Any] = {
+        "compact_parameters": float("nan") if small is None else small.parameters,
+        "compact_multiply_adds": float("nan") if small is None else small.multiply_adds,
+        "latency_processor": "" if found is None else found.processor,
+    }
+    lines = []
+    for name in NETWORKS:
+        each: tuple[Latency, ...] = () if found is None else getattr(found, name)
+        single = next((one for one in each if one.batch == 1), None)
+        columns[f"latency_{name}"] = float("nan") if single is None else single.median
+        columns[f"latency_{name}_low"] = float("nan") if single is None else single.lower
+        columns[f"latency_{name}_high"] = float("nan") if single is None else single.upper
+        lines += [{"network": name, **one.model_dump()} for one in each]
+    return {**columns, "latency": lines}
 
 
 def _cost(record: ResultRecord) -> dict[str, Any]:

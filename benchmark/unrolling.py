@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier
-from benchmark.compaction import Compact, NotCompactable, Operation, compact
+from benchmark.compaction import Compact, NotCompactable, Operation, compact, multiply_adds
 from benchmark.tuning import Tuning
 
 # A scipy matrix in compressed rows.
@@ -57,21 +57,19 @@ class Step:
     windows: NDArray[np.int64] | None = None
 
 
-def multiply_adds(network: Compact, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Returns an example's multiply-adds in a forward pass: of dense layers, and without zeros.
+def entries(network: Compact, shape: tuple[int, int, int]) -> int:
+    """Returns an example's multiply-adds in a forward pass without those by zero weights.
 
     Args:
         network: compacted.
         shape: (C, H, W) of an input.
     """
-    dense = without = 0
+    count = 0
     for operation, _, after in _shapes(network, shape):
         if "weight" in operation.tensors:
-            weight = operation.tensors["weight"]
             places = after[1] * after[2] if len(after) == 3 else 1
-            dense += weight.numel() * places
-            without += int(torch.count_nonzero(weight)) * places
-    return dense, without
+            count += int(torch.count_nonzero(operation.tensors["weight"])) * places
+    return count
 
 
 def dense_work(network: Compact, shape: tuple[int, int, int]) -> int:
@@ -82,7 +80,7 @@ def dense_work(network: Compact, shape: tuple[int, int, int]) -> int:
         shape: (C, H, W) of an input.
     """
     features = sum(int(np.prod(after)) for _, _, after in _shapes(network, shape))
-    return multiply_adds(network, shape)[0] + _DENSE_PASS * (int(np.prod(shape)) + features)
+    return multiply_adds(network, shape) + _DENSE_PASS * (int(np.prod(shape)) + features)
 
 
 def leanest(network: nn.Module, tuning: Tuning) -> nn.Module:
@@ -99,9 +97,9 @@ def leanest(network: nn.Module, tuning: Tuning) -> nn.Module:
     except NotCompactable:
         return network
     if not next(small.buffers()).is_cuda:
-        dense, (_, entries) = dense_work(small, network.shape), multiply_adds(small, network.shape)
+        dense = dense_work(small, network.shape)
         # Following features takes out more than following channels did, seldom more than half.
-        hopeful = tuning.sparse_cost * entries < 2 * dense
+        hopeful = tuning.sparse_cost * entries(small, network.shape) < 2 * dense
         unrolled = unroll(small, network.shape) if hopeful else None
         if unrolled is not None and tuning.sparse_cost * unrolled.work < dense:
             return unrolled
@@ -115,7 +113,7 @@ def unroll(network: Compact, shape: tuple[int, int, int]) -> "Unrolled | None":
         network: compacted; left untouched.
         shape: (C, H, W) of an input.
     """
-    if multiply_adds(network, shape)[1] > _LARGEST:
+    if entries(network, shape) > _LARGEST:
         return None
     steps: list[Step] = []
     # Flattening keeps the order of features, so that it is no step.
@@ -367,8 +365,8 @@ class Unrolled(nn.Module):
         super().__init__()
         self.steps = tuple(steps)
         self.seen = torch.from_numpy(np.flatnonzero(seen))
-        entries = sum(step.matrix.nnz for step in steps if step.matrix is not None)
-        self.work = entries + _PASS * sum(_sizes(steps, len(self.seen)))
+        count = sum(step.matrix.nnz for step in steps if step.matrix is not None)
+        self.work = count + _PASS * sum(_sizes(steps, len(self.seen)))
         # Sorted columns, so that sums run through memory in order.
         self._matrices = [s.matrix.sorted_indices() if s.matrix is not None else 0 for s in steps]
         self._transposed = [s.matrix.T.tocsr() if s.matrix is not None else 0 for s in steps]

@@ -206,6 +206,18 @@ def test_resealed_counts_are_counted_again(project: Project, name: str) -> None:
     assert f"size.{name}" in findings(project)
 
 
+@pytest.mark.parametrize("name", ["parameters", "multiply_adds", None])
+def test_a_resealed_compact_size_is_counted_again(project: Project, name: str | None) -> None:
+    compact = json.loads(record_path(project).read_text())["compact"]
+    reseal(project, compact=compact | {name: compact[name] - 1} if name else None)
+    assert "compact differs" in findings(project)
+
+
+def test_latencies_are_times_that_nothing_can_count_again(project: Project) -> None:
+    reseal(project, latency=None, compact=None)
+    assert verify(project, 0.0).findings == ()
+
+
 @pytest.mark.parametrize("name", ["shape", "name", "multiply_adds_sparse", "multiply_adds_dense"])
 def test_resealed_layers_are_counted_again(project: Project, name: str) -> None:
     size = json.loads(record_path(project).read_text())["size"]

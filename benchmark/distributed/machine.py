@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 
 from benchmark.digests import digest_of, sha256_of_file
-from benchmark.errors import ContractError, ManifestError
+from benchmark.errors import ContractError, ManifestError, shorten
 from benchmark.files import read_bounded, write_atomically
 from benchmark.tuning import DEFAULT, Tuning
 
@@ -102,6 +102,19 @@ def evaluation_environment(device: torch.device) -> Mapping[str, str]:
     if tuning() == DEFAULT or device.type != "cpu":
         return found
     return {**found, "tuning": f"sparse cost {tuning().sparse_cost:g}"}
+
+
+@functools.cache
+def processor(device: torch.device) -> str:
+    """Returns the name of what computes, for times that belong to it; `unknown` if nothing says."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        found = next((line for line in lines if line.startswith("model name")), found)
+    name = found.partition(":")[2] or found
+    return shorten(" ".join(name.split()), 120) or "unknown"
 
 
 # What decides an outcome or a trained weight; the rest only stores, ranks or shows it.

@@ -4,7 +4,7 @@ from benchmark.pipeline.auditing import Audit, Draw, audit_all
 from benchmark.pipeline.challenging import Answer, Sender, challenge
 from benchmark.pipeline.compressing import Order, compress_all, plan_orders
 from benchmark.pipeline.evaluating import Evaluation, evaluate_all, evaluate_model
-from benchmark.pipeline.exporting import Export, export, load_export
+from benchmark.pipeline.exporting import Export, Form, export, load_export
 from benchmark.pipeline.project import Project, Watch
 from benchmark.pipeline.reporting import report, results
 
@@ -14,6 +14,7 @@ __all__ = [
     "Draw",
     "Evaluation",
     "Export",
+    "Form",
     "Order",
     "Project",
     "Sender",

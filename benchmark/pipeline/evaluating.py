@@ -10,6 +10,7 @@ from torch import nn
 from benchmark import outcomes as measured
 from benchmark import records
 from benchmark.architectures import Classifier
+from benchmark.compaction import Compact, multiply_adds, parameters
 from benchmark.datasets import status
 from benchmark.digests import sha256_of_bytes, sha256_of_file
 from benchmark.distributed import choose_device, evaluation_environment, map_jobs
@@ -22,6 +23,7 @@ from benchmark.flags import all_flags
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
+from benchmark.pipeline.latencies import compacted, dense_parent, latencies_of
 from benchmark.pipeline.pace import Pace, by_urgency
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import (
@@ -44,7 +46,15 @@ from benchmark.pipeline.shards import (
 )
 from benchmark.protocols import PROTOCOLS, Protocol
 from benchmark.pruning import measure
-from benchmark.records import Cost, EvidenceFile, FlagEntry, Layer, ResultRecord, Size
+from benchmark.records import (
+    CompactSize,
+    Cost,
+    EvidenceFile,
+    FlagEntry,
+    Layer,
+    ResultRecord,
+    Size,
+)
 
 # Stands in a column for an example that an evaluation of fewer examples did not see.
 NOT_EVALUATED = -2
@@ -353,6 +363,20 @@ def size_of(checkpoint: Checkpoint, model: Classifier) -> Size:
     )
 
 
+def compact_size(model: Classifier, small: Compact | None) -> CompactSize | None:
+    """Returns what is counted of a compact network, None where there is none.
+
+    Args:
+        model: the network as published.
+        small: the compact one of it.
+    """
+    if small is None:
+        return None
+    return CompactSize(
+        parameters=parameters(small), multiply_adds=multiply_adds(small, model.shape)
+    )
+
+
 def finish(
     project: Project, checkpoint: Checkpoint, chosen: Protocol, tier: str, jobs: Sequence[ShardJob]
 ) -> ResultRecord:
@@ -369,7 +393,9 @@ def finish(
             raise RecordError(f"expected a result in {job.path}, found none; run again")
         parts.append((job.evaluation, job.start, shard))
     outcomes, flags, cost = assembled(project, chosen, tier, parts)
-    parent = jobs[0].parent
+    parent, device = jobs[0].parent, choose_device(project.device)
+    model = load_model(checkpoint, project.root)
+    size, small = size_of(checkpoint, model), compacted(model)
     record = ResultRecord(
         schema_version=records.SCHEMA_VERSION,
         status="done",
@@ -386,14 +412,16 @@ def finish(
             for name, count in chosen.tiers
             if count <= len(outcomes)
         },
-        size=size_of(checkpoint, load_model(checkpoint, project.root)),
+        size=size,
         cost=cost,
         flags=tuple(FlagEntry(name=f.name, rate=f.rate, detail=f.detail[:400]) for f in flags),
-        environment=dict(evaluation_environment(choose_device(project.device))),
+        environment=dict(evaluation_environment(device)),
         outcomes_sha256=sha256_of_bytes(outcomes.encode()),
         evidence=write_evidence(project, checkpoint, chosen, jobs),
         parent_sha256="" if parent is None else parent.sha256,
         training_digest=next((job.training_digest for job in jobs if job.training_digest), ""),
+        compact=compact_size(model, small),
+        latency=latencies_of(dense_parent(project, parent), model, small, device),
         content_digest="",
         seals={},
     )

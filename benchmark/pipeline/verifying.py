@@ -54,11 +54,13 @@ from benchmark.outcomes import (
 from benchmark.pipeline.evaluating import (
     NOT_EVALUATED,
     attacked_and_proven,
+    compact_size,
     data_digest,
     parent_of,
     savings,
     size_of,
 )
+from benchmark.pipeline.latencies import compacted
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import evaluated_split, examples_of, settled
 from benchmark.protocols import Protocol, protocol
@@ -252,6 +254,11 @@ def _weights(subject: _Subject, job: VerifyJob) -> Iterator[str]:
         claimed, found = getattr(subject.record.size, name), getattr(counted, name)
         if claimed != found:
             yield f"size.{name} differs from what the weights hold"
+    # A record with latencies is of a schema that compacts.
+    if subject.record.latency is not None:
+        counted_again = compact_size(subject.model, compacted(subject.model))
+        if subject.record.compact != counted_again:
+            yield "compact differs from what compaction leaves of the weights"
 
 
 def _data(subject: _Subject, job: VerifyJob) -> Iterator[str]:

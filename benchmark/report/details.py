@@ -23,6 +23,7 @@ from benchmark.report.shares import (
     same_epsilon,
     share,
 )
+from benchmark.report.speed import Speed, speed
 from benchmark.report.views import (
     BoardRow,
     Fact,
@@ -146,6 +147,7 @@ class CheckpointView:
         accuracies: all of them with their intervals.
         evidence: what stands behind the result, if there is one.
         notes: what else must be said about the row.
+        speed: how small and fast the compact network is, where known.
         curve: accuracies against epsilon, where known.
         python: how to load and evaluate it in Python; `shell` does so on the command line.
     """
@@ -166,6 +168,7 @@ class CheckpointView:
     notes: tuple[str, ...]
     facts: Facts
     tables: Tables
+    speed: Speed | None
     curve: SecurityCurve | None
     python: str
     shell: str
@@ -199,6 +202,7 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
         notes=notes(row, page.digest),
         facts=_facts(row),
         tables=Tables(_attacks(row), _epsilons(row), _layers(row), _costs(row)),
+        speed=speed(row),
         curve=security_curve(row),
         python=_python(row),
         shell=_shell(row),

@@ -23,6 +23,7 @@ from benchmark.report.evidence import Strip
 from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import Row
+from benchmark.report.speed import NETWORKS, Speeds, speeds
 from benchmark.report.views import Board, ProtocolPage
 from benchmark.report.wording import FLAGS, MISSING, count, slug
 
@@ -67,6 +68,7 @@ class Section:
 
     page: ProtocolPage
     tiers: tuple[Tier, ...]
+    speeds: Speeds | None
     checkpoints: tuple[CheckpointView, ...]
     methods: int
     without_result: int
@@ -129,7 +131,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    engine.globals.update(missing=MISSING, count=count)
+    engine.globals.update(missing=MISSING, count=count, networks=tuple(NETWORKS.values()))
     return engine
 
 
@@ -188,6 +190,7 @@ def _section(
     return Section(
         page=page,
         tiers=tuple(tiers),
+        speeds=speeds(rows),
         checkpoints=checkpoints,
         methods=len({str(row["method"]) for row in rows}),
         without_result=sum(not view.robust.known for view in checkpoints),
@@ -216,6 +219,14 @@ def _add_pages(content: Site, section: Section, sections: Sequence[Section]) -> 
         sections=sections,
         flags=flags,
     )
+    if section.speeds is not None:
+        content.add_page(
+            f"{section.page.folder}/latency.html",
+            "latency.html.jinja",
+            section=section,
+            sections=sections,
+            speeds=section.speeds,
+        )
     for view in section.checkpoints:
         content.add_page(
             view.path,

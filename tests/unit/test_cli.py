@@ -415,3 +415,28 @@ def test_pipes_carry_whole_ids(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith(f"{SPARSE} ")
+
+
+# --- Exports --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [([], "compact"), (["--compact"], "compact"), (["--as-published"], "as published")],
+)
+def test_export_says_what_it_wrote(
+    run: Runner, tmp_path: Path, options: list[str], kind: str
+) -> None:
+    make_project(tmp_path, DENSE, SPARSE)
+    answer = run(tmp_path, "export", SPARSE, "--tier", "quick", *options)
+    assert (answer.code, answer.err) == (0, "compare 1 of 1: compared\n")
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("parameters: 9,932 in the checkpoint, ")
+    assert lines[0].endswith(kind) and lines[1].endswith(kind)
+    assert lines[2].startswith("network: same predictions on 150 examples of digits-linf; logits")
+    shown = [line.split()[:2] for line in lines if line.startswith(("dense", "masked", "compact"))]
+    assert shown == [[name, n] for name in ("dense", "masked", "compact") for n in ("1", "64")]
+    folder = Path(lines[-1].removeprefix("written to "))
+    assert folder.is_relative_to(tmp_path / "exports")
+    form = json.loads((folder / "network.json").read_text())["form"]
+    assert form == kind

@@ -1,4 +1,4 @@
-"""Old files: a record of the first version, frozen, becomes a current one that claims no more."""
+"""Old files: records of older versions, frozen, become current ones that claim no more."""
 
 import copy
 import json
@@ -20,10 +20,24 @@ from benchmark.schemas import SCHEMAS
 ROOT = Path(__file__).parents[2]
 # Written by `robustprune run --protocol digits-linf --tier quick` when version 1 was current.
 OLD = ROOT / "tests" / "golden" / "record_v1.json"
+# Likewise, of another checkpoint, when version 2 was.
+SECOND = ROOT / "tests" / "golden" / "record_v2.json"
 
 
 def old() -> dict[str, Any]:
     return parse("record", OLD.read_bytes())
+
+
+def second() -> dict[str, Any]:
+    return parse("record", SECOND.read_bytes())
+
+
+def sealed_as_2(**changes: Any) -> dict[str, Any]:
+    """Returns the record of version 2 with fields changed, signed and sealed as its writer did."""
+    data = {**second(), **changes}
+    data["content_digest"] = migrations.digest_of_record_2(data)
+    data["seals"] = {n: digest_of(value) for n, value in data.items() if n != "seals"}
+    return data
 
 
 def signed(**changes: Any) -> dict[str, Any]:
@@ -42,7 +56,7 @@ def one_line(error: BaseException) -> str:
 def test_a_record_of_version_1_becomes_a_current_one() -> None:
     before = old()
     data = migrate("record", before)
-    assert data["schema_version"] == CURRENT["record"] == 2
+    assert data["schema_version"] == CURRENT["record"] == 3
     record = records.sealed(ResultRecord.model_validate_json(json.dumps(data)))
     assert records.broken_seals(record) == []
     # All that the old record said, it still says.
@@ -55,9 +69,63 @@ def test_a_record_of_version_1_becomes_a_current_one() -> None:
     assert record.flags[0].name == "zero-gradients-in-attack"
 
 
+def test_a_record_of_version_2_becomes_a_current_one_without_latencies() -> None:
+    before = second()
+    data = migrate("record", before)
+    assert (data["compact"], data["latency"]) == (None, None)
+    assert (data["content_digest"], data["seals"]) == ("", {})
+    record = records.sealed(ResultRecord.model_validate_json(json.dumps(data)))
+    assert records.broken_seals(record) == []
+    kept = record.model_dump(mode="json")
+    for name, value in before.items():
+        if name not in ("schema_version", "content_digest", "seals"):
+            assert kept[name] == value, name
+    assert record.evidence and record.parent_sha256 and record.cost["pgd"].attacked
+
+
+def test_files_of_version_2_are_read_with_their_outcomes(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(SECOND.read_bytes())
+    path.with_suffix(".npz").write_bytes(SECOND.with_suffix(".npz").read_bytes())
+    record, found = records.read(path)
+    assert (record.schema_version, record.latency, len(found)) == (3, None, 150)
+
+
+@pytest.mark.parametrize("name", sorted(set(second()) - {"schema_version", "seals"}))
+def test_an_altered_field_of_a_record_of_version_2_is_named(name: str) -> None:
+    data = {**second(), name: "altered" if name != "cost" else {}}
+    with pytest.raises(RecordError, match=f"version 2, got other .* sealed in {name};") as raised:
+        migrate("record", data)
+    one_line(raised.value)
+
+
+def test_seals_of_version_2_are_checked_whole() -> None:
+    assert migrate("record", sealed_as_2()) == migrate("record", second())
+    for change, said in (
+        ({"seals": {}}, "sealed in checkpoint_id"),
+        ({"seals": None}, "a seal of each field"),
+        ({"extra": 1}, "sealed in extra;"),
+        ({"seals": {**second()["seals"], "x\n" * 300: "0"}}, "sealed in x"),
+    ):
+        with pytest.raises(RecordError, match=said) as raised:
+            migrate("record", {**second(), **change})
+        one_line(raised.value)
+    # Sealed again by someone who forgot the digest of the content.
+    data = sealed_as_2()
+    data["content_digest"] = "0" * 64
+    data["seals"]["content_digest"] = digest_of("0" * 64)
+    with pytest.raises(RecordError, match="version 2, got another content digest"):
+        migrate("record", data)
+
+
+def test_latencies_smuggled_into_a_record_of_version_2_do_not_survive() -> None:
+    data = migrate("record", sealed_as_2(latency={"processor": "fast"}, compact={"parameters": 1}))
+    assert (data["compact"], data["latency"]) == (None, None)
+
+
 def test_an_old_record_claims_no_evidence() -> None:
     data = migrate("record", old())
-    assert (data["evidence"], data["parent_sha256"]) == ([], "")
+    assert (data["evidence"], data["parent_sha256"], data["latency"]) == ([], "", None)
     # Nothing vouches for it until the reader has sealed it anew.
     assert (data["content_digest"], data["seals"]) == ("", {})
     record = ResultRecord.model_validate_json(json.dumps(data))
@@ -148,8 +216,8 @@ def test_versions_that_never_were_are_refused(kind: str, version: Any) -> None:
 
 
 def test_newer_versions_say_what_to_do() -> None:
-    with pytest.raises(RecordError, match="1 to 2 of a record, got 3; .*newer .*update this one"):
-        migrate("record", {"schema_version": 3})
+    with pytest.raises(RecordError, match="1 to 3 of a record, got 4; .*newer .*update this one"):
+        migrate("record", {"schema_version": 4})
     with pytest.raises(ManifestError, match="1 to 1 of a manifest, got 2; .*update this one"):
         migrate("manifest", {"schema_version": 2})
     with pytest.raises(RecordError, match="got None; restore the file"):
@@ -189,6 +257,8 @@ def test_depth_is_refused_where_it_would_break_the_digest() -> None:
         deep = [deep]
     with pytest.raises(RecordError, match="nested beyond measure"):
         migrate("record", {**old(), "reason": deep})
+    with pytest.raises(RecordError, match="version 2, got one nested beyond measure"):
+        migrate("record", {**second(), "reason": deep})
 
 
 JSON = some.recursive(
@@ -202,12 +272,13 @@ JSON = some.recursive(
 )
 
 
-@given(some.sampled_from(sorted(old())), JSON)
-def test_any_value_in_any_field_is_migrated_or_refused(name: str, value: Any) -> None:
-    data = {**old(), name: value}
+@given(some.sampled_from([old(), second()]), some.data())
+def test_any_value_in_any_field_is_migrated_or_refused(before: Any, drawn: Any) -> None:
+    name = drawn.draw(some.sampled_from(sorted(before)))
+    data = {**before, name: drawn.draw(JSON)}
     try:
         found = migrate("record", data)
     except RecordError as error:
         one_line(error)
     else:
-        assert name == "environment" or found.get("schema_version") == 2
+        assert name == "environment" or found.get("schema_version") == 3

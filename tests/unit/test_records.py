@@ -54,6 +54,10 @@ COLUMNS = {
     *("smoothed_examples", "measured_sparsity", "sparsity_weights", "sparsity_parameters"),
     *("density", "compression_ratio", "multiply_adds_dense", "multiply_adds_sparse"),
     *("bytes_stored", "bytes_dense", "seconds", "layers", "attacks", "curve"),
+    *("compact_parameters", "compact_multiply_adds", "latency", "latency_processor"),
+    *("latency_dense", "latency_dense_low", "latency_dense_high"),
+    *("latency_masked", "latency_masked_low", "latency_masked_high"),
+    *("latency_compact", "latency_compact_low", "latency_compact_high"),
     *("certified_curve", "flags", "cost", "environment", "outcomes"),
 }
 
@@ -81,6 +85,25 @@ SIZE = {
     "bytes_stored": CHECKPOINT.bytes,
     "bytes_dense": 40_000,
 }
+COMPACT = {"parameters": 5_000, "multiply_adds": 60_000}
+
+
+def latency(median: float, batch: int = 1) -> dict[str, Any]:
+    return {
+        "batch": batch,
+        "rounds": 9,
+        "lower": 0.875 * median,
+        "median": median,
+        "upper": 1.25 * median,
+    }
+
+
+LATENCY = {
+    "processor": "a processor",
+    "dense": [latency(0.5), latency(8.0, 64)],
+    "masked": [latency(0.25), latency(4.0, 64)],
+    "compact": [latency(0.125)],
+}
 
 
 def record_of(outcomes: Outcomes, **changes: Any) -> ResultRecord:
@@ -93,6 +116,8 @@ def record_of(outcomes: Outcomes, **changes: Any) -> ResultRecord:
         "evidence": [],
         "parent_sha256": "",
         "training_digest": "",
+        "compact": COMPACT,
+        "latency": LATENCY,
         "content_digest": "",
         "seals": {},
         "checkpoint_id": CHECKPOINT.id,
@@ -156,6 +181,8 @@ def test_content_digest_ignores_time_and_machine_only() -> None:
     cost = {name: {**c.model_dump(), "seconds": 9.0} for name, c in first.cost.items()}
     assert record_of(outcomes, cost=cost).content_digest == first.content_digest
     assert record_of(outcomes, environment={}).content_digest == first.content_digest
+    for other in (None, {**LATENCY, "processor": "another", "dense": [], "compact": []}):
+        assert record_of(outcomes, latency=other).content_digest == first.content_digest
     cost["pgd"]["forwards"] += 1
     for change in (
         {"cost": cost},
@@ -164,6 +191,8 @@ def test_content_digest_ignores_time_and_machine_only() -> None:
         {"outcomes_sha256": "3" * 64},
         {"tier": "quick"},
         {"size": {**SIZE, "weight_zeros": 1}},
+        {"compact": None},
+        {"compact": {**COMPACT, "parameters": 1}},
     ):
         assert record_of(outcomes, **change).content_digest != first.content_digest
 
@@ -222,6 +251,12 @@ def test_damaged_files_are_refused(
         ('"rate": 0.5', '"rate": 0.0', "sealed in flags;"),
         ('"seconds": 0.25', '"seconds": 0.5', "sealed in cost;"),
         ('"torch": "2.14"', '"torch": "2.13"', "sealed in environment;"),
+        ('"median": 0.125', '"median": 0.1171875', "sealed in latency;"),
+        ('"median": 0.125', '"median": 0.0625', "latency.compact.0: expected lower <= median"),
+        ('"lower": 0.4375', '"lower": 0.0', "latency.dense.0.lower"),
+        ('"lower": 0.4375', '"lower": "fast"', "latency.dense.0.lower"),
+        ('"batch": 64', '"batch": 0', "latency.dense.1.batch"),
+        ('"dense": [', '"sparse": [', "latency"),
         ('"rate": 0.5', '"rate": 1.5', "flags.0.rate"),
         ('"rate": 0.5', '"rate": NaN', "as JSON"),
         ('"examples": 40', '"examples": "40"', "examples"),
@@ -231,7 +266,7 @@ def test_damaged_files_are_refused(
         ('"tier": "full"', '"tier": "full", "extra": 1', "extra"),
         ('"tier": "full"', '"tier": "a\\u001b[2Jb"', "tier"),
         ('"torch": "2.14"', '"torch\\n": "2.14"', "environment"),
-        ('"schema_version": 2', '"schema_version": 3', "schema_version"),
+        ('"schema_version": 3', '"schema_version": 4', "schema_version"),
     ],
 )
 def test_altered_records_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -356,6 +391,29 @@ def frame_of(tmp_path: Path, outcomes: Outcomes, **changes: Any) -> Any:
 
 def test_frame_has_exactly_the_promised_columns(tmp_path: Path) -> None:
     assert set(frame_of(tmp_path, consistent(0)).columns) == COLUMNS
+
+
+def test_latencies_and_the_compact_size_are_in_the_frame(tmp_path: Path) -> None:
+    line = frame_of(tmp_path, consistent(0)).iloc[0].to_dict()
+    assert (line["compact_parameters"], line["compact_multiply_adds"]) == (5_000, 60_000)
+    assert line["latency_processor"] == "a processor"
+    for name, median in (("dense", 0.5), ("masked", 0.25), ("compact", 0.125)):
+        low, high = line[f"latency_{name}_low"], line[f"latency_{name}_high"]
+        assert (low, line[f"latency_{name}"], high) == (0.875 * median, median, 1.25 * median)
+    found = [(one["network"], one["batch"], one["median"]) for one in line["latency"]]
+    assert found == [
+        *(("dense", 1, 0.5), ("dense", 64, 8.0)),
+        *(("masked", 1, 0.25), ("masked", 64, 4.0), ("compact", 1, 0.125)),
+    ]
+
+
+@pytest.mark.parametrize("latency", [None, {**LATENCY, "dense": [], "compact": []}])
+def test_what_was_not_measured_is_missing_in_the_frame(tmp_path: Path, latency: Any) -> None:
+    line = frame_of(tmp_path, consistent(0), latency=latency, compact=None).iloc[0].to_dict()
+    for name in ("compact_parameters", "compact_multiply_adds", "latency_dense_low"):
+        assert np.isnan(line[name])
+    assert np.isnan(line["latency_masked"]) == (latency is None)
+    assert len(line["latency"]) == (2 if latency else 0)
 
 
 @pytest.mark.parametrize("seed", range(5))

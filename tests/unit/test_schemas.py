@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import test_challenges
+import test_records
 import test_submissions
 
 from benchmark import migrations, records, schemas
@@ -119,10 +120,14 @@ def problems(value: Any, about: dict[str, Any], whole: dict[str, Any]) -> list[s
     """Returns which keywords of a schema a value breaks: those that the formats use."""
     if "$ref" in about:
         about = whole["$defs"][about["$ref"].removeprefix("#/$defs/")]
+    if "anyOf" in about:
+        ways = [problems(value, way, whole) for way in about["anyOf"]]
+        return [] if [] in ways else ways[0]
     kinds = {
         "object": lambda v: isinstance(v, dict),
         "array": lambda v: isinstance(v, list),
         "string": lambda v: isinstance(v, str),
+        "null": lambda v: v is None,
         "boolean": lambda v: isinstance(v, bool),
         "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
         "number": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
@@ -150,6 +155,7 @@ KEYWORDS: dict[str, Any] = {
     "minimum": lambda v, limit: v < limit,
     "maximum": lambda v, limit: v > limit,
     "exclusiveMaximum": lambda v, limit: v >= limit,
+    "exclusiveMinimum": lambda v, limit: v <= limit,
     "minLength": lambda v, limit: len(v) < limit,
     "maxLength": lambda v, limit: len(v) > limit,
     "minItems": lambda v, limit: len(v) < limit,
@@ -157,7 +163,9 @@ KEYWORDS: dict[str, Any] = {
     "required": lambda v, limit: not set(limit) <= set(v),
 }
 MAPPING = ("additionalProperties", "propertyNames")
-WORDS = {"$ref", "type", "items", "properties", *MAPPING}
+WORDS = {"$ref", "anyOf", "type", "items", "properties", *MAPPING}
+# Fields that may be null.
+ABSENT = {"record": {"compact", "latency"}}
 SAID = {"description", "default", "title", "$defs", "$schema", "version"}
 
 
@@ -168,6 +176,7 @@ def documents(name: str) -> dict[str, Any]:
     if name == "record":
         old = (ROOT / "tests" / "golden" / "record_v1.json").read_bytes()
         new = migrations.migrate("record", migrations.parse("record", old))
+        new |= {"compact": test_records.COMPACT, "latency": test_records.LATENCY}
         record = records.ResultRecord.model_validate_json(json.dumps(new))
         return records.sealed(record).model_dump(mode="json")
     if name == "submission":
@@ -191,7 +200,7 @@ def test_the_check_above_knows_every_keyword(name: str) -> None:
             return set()
         inner = set().union(
             *(words(v) for k in ("properties", "$defs") for v in about.get(k, {}).values()),
-            *(words(about[k]) for k in ("items", *MAPPING) if k in about),
+            *(words(about[k]) for k in ("items", "anyOf", *MAPPING) if k in about),
         )
         return set(about) | inner
 
@@ -203,7 +212,7 @@ def test_a_wrong_type_in_any_field_breaks_schema_and_class_alike(name: str) -> N
     whole, document = schema(name), documents(name)
     for field in whole["properties"]:
         broken = copy.deepcopy(document)
-        broken[field] = None
+        broken[field] = 1.5 if field in ABSENT.get(name, ()) else None
         assert problems(broken, whole, whole) != [], field
         with pytest.raises(ValueError, match=field):
             SCHEMAS[name].model_validate_json(json.dumps(broken))
