@@ -5,6 +5,7 @@ outcomes are; the frame computes accuracies from outcomes, once.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError
 from benchmark import challenges as sent
 from benchmark import outcomes as measured
 from benchmark.challenges import Challenge
-from benchmark.digests import digest_of
+from benchmark.digests import digest_of_plain
 from benchmark.errors import (
     InvariantViolation,
     ManifestError,
@@ -201,10 +202,18 @@ class ResultRecord(Strict):
 
 def content_digest(record: ResultRecord) -> str:
     """Returns the digest of a record's repeatable content: all but times, machine and digests."""
-    content = record.model_dump(mode="json", exclude={"environment", "content_digest", "seals"})
-    for cost in content["cost"].values():
-        del cost["seconds"]
-    return digest_of(content)
+    return _content_digest(record.model_dump(mode="json"))
+
+
+def _content_digest(data: Mapping[str, Any]) -> str:
+    """Returns the content digest of a record's plain data."""
+    left_out = ("environment", "content_digest", "seals")
+    content = {name: value for name, value in data.items() if name not in left_out}
+    content["cost"] = {
+        name: {key: value for key, value in cost.items() if key != "seconds"}
+        for name, cost in data["cost"].items()
+    }
+    return digest_of_plain(content)
 
 
 def sealed(record: ResultRecord) -> ResultRecord:
@@ -215,13 +224,21 @@ def sealed(record: ResultRecord) -> ResultRecord:
 
 def seals(record: ResultRecord) -> dict[str, str]:
     """Returns the digest of each field but the seals themselves."""
-    content = record.model_dump(mode="json", exclude={"seals"})
-    return {name: digest_of(value) for name, value in content.items()}
+    return _seals(record.model_dump(mode="json"))
+
+
+def _seals(data: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the seals of a record's plain data."""
+    return {name: digest_of_plain(value) for name, value in data.items() if name != "seals"}
 
 
 def broken_seals(record: ResultRecord) -> list[str]:
     """Returns the fields that are not what they were sealed as; the order is that of the format."""
-    now = seals(record)
+    return _broken_seals(record, record.model_dump(mode="json"))
+
+
+def _broken_seals(record: ResultRecord, data: Mapping[str, Any]) -> list[str]:
+    now = _seals(data)
     odd = [name for name, seal in now.items() if record.seals.get(name) != seal]
     return odd + [f"seals.{name}" for name in record.seals if name not in now]
 
@@ -277,12 +294,13 @@ def read(path: Path) -> tuple[ResultRecord, Outcomes]:
         raise RecordError(
             f"expected a valid record in {shown}, got {explain(error)}; evaluate again"
         ) from error
-    if odd := broken_seals(record):
+    content = record.model_dump(mode="json")
+    if odd := _broken_seals(record, content):
         raise RecordError(
             f"expected an unaltered record in {shown}, got other values than were sealed in "
             f"{shorten(', '.join(odd), 200)}; restore it or evaluate again"
         )
-    if record.content_digest != content_digest(record):
+    if record.content_digest != _content_digest(content):
         raise RecordError(
             f"expected the digest of its content in {shown}, got another content_digest; restore "
             "it or evaluate again"
@@ -307,9 +325,10 @@ def _parsed(data: bytes, shown: str) -> ResultRecord:
         ValidationError: it breaks the format.
     """
     found = parse("record", data, shown)
-    record = ResultRecord.model_validate_json(json.dumps(migrate("record", found)))
-    # The old digests were checked on the way, and there were no seals.
-    return record if version_of("record", found) == SCHEMA_VERSION else sealed(record)
+    if version_of("record", found) == SCHEMA_VERSION:
+        return ResultRecord.model_validate_json(data)
+    # The old digests are checked on the way, and there were no seals.
+    return sealed(ResultRecord.model_validate_json(json.dumps(migrate("record", found))))
 
 
 def stale(record: ResultRecord, checkpoint: Checkpoint, protocol: Protocol) -> str:
@@ -362,6 +381,8 @@ def challenges_of(folder: Path, record: ResultRecord, protocol: Protocol) -> tup
         RecordError: a challenge is damaged, altered or in another's place.
     """
     threat = protocol.threat
+    if not os.path.lexists(folder / protocol.id / slug(record.checkpoint_id)):
+        return ()
     return tuple(
         challenge
         for challenge, _ in sent.read_all(folder, protocol.id, record.checkpoint_id)
