@@ -6,7 +6,7 @@ outcomes are; the frame computes accuracies from outcomes, once.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -401,7 +401,8 @@ def challenged(outcomes: Outcomes, challenges: Iterable[Challenge]) -> Bools:
 def best_known(outcomes: Outcomes, protocol: Protocol, challenges: Iterable[Challenge]) -> Bools:
     """Returns (N,) whether an example survived every attack and every challenge."""
     standing = measured.attacked(outcomes, protocol, protocol.threat.epsilon)
-    return standing & ~challenged(outcomes, challenges)
+    listed = tuple(challenges)
+    return standing & ~challenged(outcomes, listed) if listed else standing
 
 
 def _check_challenges(row: Row) -> None:
@@ -434,9 +435,33 @@ def load_all(folder: Path, manifest: Manifest, challenges: Path | None = None) -
         InvariantViolation: outcomes that contradict each other, or a challenge that refutes a
             certificate.
     """
+    return list(load(paths(folder), folder, manifest, challenges))
+
+
+def paths(folder: Path) -> list[Path]:
+    """Returns the files of all records in a folder, by protocol and checkpoint."""
+    return sorted(folder.glob("*/*.json"))
+
+
+def load(
+    files: Iterable[Path], folder: Path, manifest: Manifest, challenges: Path | None = None
+) -> Iterator[Row]:
+    """Yields the records in files, one after the other: outcomes of thousands fill the memory.
+
+    Args:
+        files: of `paths`.
+        folder: of all records.
+        manifest: of the checkpoints.
+        challenges: folder of all challenges; None to do without.
+
+    Raises:
+        RecordError: as `load_all`.
+        InvariantViolation: as `load_all`.
+    """
     known = {entry.id: entry for entry in manifest.checkpoints}
-    rows = [_load(path, folder, known) for path in sorted(folder.glob("*/*.json"))]
-    return rows if challenges is None else [with_challenges(row, challenges) for row in rows]
+    for path in files:
+        row = _load(path, folder, known)
+        yield row if challenges is None else with_challenges(row, challenges)
 
 
 def with_challenges(row: Row, folder: Path) -> Row:
@@ -486,13 +511,13 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     `docs/records.md` lists the columns. A record of a large tier also yields the lines of the
     smaller ones, from the same outcomes.
     """
-    lines = [
-        _line(row, tier)
-        for row in rows
-        for tier in TIERS
-        if row.protocol.examples(tier) <= row.record.examples
-    ]
-    return pd.DataFrame(lines)
+    return pd.DataFrame([line for row in rows for line in lines(row)])
+
+
+def lines(row: Row) -> list[dict[str, Any]]:
+    """Returns the lines of a record in the frame, one a tier that it covers, small tiers first."""
+    tiers = [tier for tier in TIERS if row.protocol.examples(tier) <= row.record.examples]
+    return [_line(row, tier) for tier in tiers]
 
 
 def _line(row: Row, tier: str) -> dict[str, Any]:
@@ -626,7 +651,8 @@ def _aer(outcomes: Outcomes, row: Row) -> dict[str, Any]:
 def _left_at(epsilon: Fraction, outcomes: Outcomes, row: Row) -> Bools:
     """Returns (N,) who survived every attack and every challenge at up to an epsilon."""
     inside = [one for one in row.challenges if Fraction(one.epsilon) <= epsilon]
-    return measured.attacked(outcomes, row.protocol, epsilon) & ~challenged(outcomes, inside)
+    left = measured.attacked(outcomes, row.protocol, epsilon)
+    return left & ~challenged(outcomes, inside) if inside else left
 
 
 def _size(size: Size) -> dict[str, Any]:
