@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import bdtr, ndtri, stdtrit
-from scipy.stats import binomtest, hypergeom
+from scipy.special import bdtr, betainccinv, betaincinv, ndtri, stdtrit
+from scipy.stats import hypergeom
 
 from benchmark.errors import ContractError
 
@@ -90,7 +90,8 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     >>> [round(end, 4) for end in wilson(81, 263)]
     [0.2553, 0.3662]
     """
-    return _binomial_interval(successes, trials, confidence, "wilson")
+    _check_counts(successes, trials, confidence)
+    return _score_interval(successes / trials, trials, float(ndtri(0.5 + confidence / 2)))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -113,20 +114,25 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     >>> [round(end, 4) for end in clopper_pearson(0, 20)]
     [0.0, 0.1684]
     """
-    return _binomial_interval(successes, trials, confidence, "exact")
+    return _exact_interval(successes, trials, confidence)
 
 
 @lru_cache(_REMEMBERED)
-def _binomial_interval(
-    successes: int, trials: int, confidence: float, method: str
-) -> tuple[float, float]:
+def _exact_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    _check_counts(successes, trials, confidence)
+    failures, left_out = trials - successes, (1 - confidence) / 2
+    # Tails of the binomial in terms of the beta distribution.
+    low = betaincinv(successes, failures + 1, left_out) if successes else 0.0
+    high = betainccinv(successes + 1, failures, left_out) if failures else 1.0
+    return float(low), float(high)
+
+
+def _check_counts(successes: int, trials: int, confidence: float) -> None:
     if trials < 1 or not 0 <= successes <= trials:
         raise ContractError(
             f"expected 0 <= successes <= trials and trials >= 1, got {successes} of {trials}"
         )
     _check_confidence(confidence)
-    interval = binomtest(successes, trials).proportion_ci(confidence, method=method)
-    return float(interval.low), float(interval.high)
 
 
 def mcnemar_exact(first_correct: Bools, second_correct: Bools) -> float:
