@@ -121,6 +121,14 @@ def once(
     return counted
 
 
+def share_of(examples: Bools) -> float:
+    """Returns the share of examples for which something holds, (N,) bool with N at least 1.
+
+    The number that `mean` gives, in a tenth of the time.
+    """
+    return int(np.count_nonzero(examples)) / len(examples)
+
+
 def _fixed(examples: Bools) -> Bools:
     """Returns a set of examples that is kept, and that nobody may change."""
     examples.setflags(write=False)
@@ -419,25 +427,32 @@ def attacked(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools
 
     An input found at a smaller epsilon lies in the larger ball too, so it counts there.
     """
-    standing = _correct(outcomes, protocol)
-    for found_at, left in _standing(outcomes, protocol):
-        if found_at > epsilon:
+    standing = _standing(outcomes, protocol)
+    # Comparing fractions takes as long as counting; most often one is asked for that was attacked.
+    left = standing.get((epsilon.numerator, epsilon.denominator))
+    if left is not None:
+        return left
+    left = _correct(outcomes, protocol)
+    for terms, after in standing.items():
+        if Fraction(*terms) > epsilon:
             break
-        standing = left
-    return standing
+        left = after
+    return left
 
 
 @once
-def _standing(outcomes: Outcomes, protocol: Protocol) -> tuple[tuple[Fraction, Bools], ...]:
-    """Returns, by epsilon from small to large, (N,) who survived all attacks at up to it."""
+def _standing(outcomes: Outcomes, protocol: Protocol) -> dict[tuple[int, int], Bools]:
+    """Returns, by terms of the epsilon from small to large, (N,) who survived all up to it."""
     found: dict[Fraction, list[Bools]] = {}
     for attempt in attempts(outcomes, protocol):
         found.setdefault(attempt.epsilon, []).append(attempt.broken)
-    left, lines = _correct(outcomes, protocol), []
+    left, standing = _correct(outcomes, protocol), {}
     for epsilon in sorted(found):
-        left = _fixed(left & ~np.any(found[epsilon], axis=0))
-        lines.append((epsilon, left))
-    return tuple(lines)
+        left = left.copy()
+        for was_broken in found[epsilon]:
+            left &= ~was_broken
+        standing[epsilon.numerator, epsilon.denominator] = _fixed(left)
+    return standing
 
 
 def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
@@ -542,16 +557,16 @@ def metrics(outcomes: Outcomes, protocol: Protocol) -> Metrics:
     epsilon = protocol.threat.epsilon
     proven = _certified(outcomes, protocol).get(epsilon)
     smoothed, count = _smoothed(outcomes, protocol)
-    alone = {name: float(left.mean()) for name, left in survivors(outcomes, protocol).items()}
+    alone = {name: share_of(left) for name, left in survivors(outcomes, protocol).items()}
     pgd = main_pgd(protocol)
     autoattack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), "")
     return Metrics(
         examples=len(outcomes),
-        clean=float(clean_correct(outcomes).mean()),
+        clean=share_of(clean_correct(outcomes)),
         pgd=alone[pgd[0]] if pgd else float("nan"),
         autoattack=alone.get(autoattack, float("nan")),
-        robust=float(attacked(outcomes, protocol, epsilon).mean()),
-        certified=float("nan") if proven is None else float(proven.mean()),
+        robust=share_of(attacked(outcomes, protocol, epsilon)),
+        certified=float("nan") if proven is None else share_of(proven),
         smoothed=smoothed,
         smoothed_examples=count,
         by_evaluation=alone,
@@ -597,5 +612,5 @@ def _smoothed(outcomes: Outcomes, protocol: Protocol) -> tuple[float, int]:
             radius = seen.columns[f"{name}.radius"]
             right = seen.columns[f"{name}.prediction"] == seen.columns["label"]
             certain = right & (radius >= float(protocol.smoothed_radius))
-            return float(certain.mean()), count
+            return share_of(certain), count
     return float("nan"), 0

@@ -527,7 +527,7 @@ def _line(row: Row, tier: str) -> dict[str, Any]:
     return {
         **_identity(row, tier, len(outcomes)),
         **_accuracies(outcomes, row.protocol),
-        "best_known_accuracy": float(by_example["best_known"].mean()),
+        "best_known_accuracy": measured.share_of(by_example["best_known"]),
         **_aer(outcomes, row),
         "challenges": _challenges(outcomes, row),
         **_size(row.record.size),
@@ -708,13 +708,13 @@ def _curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
     epsilons = sorted({epsilon for _, epsilon, _ in measured.broken(outcomes, protocol)})
     points = [{"epsilon": "0", "value": 0.0, "robust_accuracy": _clean(outcomes)}]
     for epsilon in epsilons:
-        robust = float(measured.attacked(outcomes, protocol, epsilon).mean())
+        robust = measured.share_of(measured.attacked(outcomes, protocol, epsilon))
         points.append({"epsilon": str(epsilon), "value": float(epsilon), "robust_accuracy": robust})
     return points
 
 
 def _clean(outcomes: Outcomes) -> float:
-    return float(measured.clean_correct(outcomes).mean())
+    return measured.share_of(measured.clean_correct(outcomes))
 
 
 def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
@@ -730,7 +730,7 @@ def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, A
             {
                 "epsilon": str(epsilon),
                 "value": float(epsilon),
-                "certified_accuracy": float(proven.mean()),
+                "certified_accuracy": measured.share_of(proven),
                 "methods": {
                     method: int((proven & (best == index)).sum())
                     for index, method in enumerate(settings.methods)

@@ -1,7 +1,7 @@
 """From records to the ranked frame and the pages."""
 
 import dataclasses
-import pickle
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -140,7 +140,7 @@ def _read(
         for line in lines:
             # An attack makes a strip at most.
             line["strips_at_most"] = len(details[line["tier"]]["attacks"]) if there else 0
-        found.append((lines, pickle.dumps(details, pickle.HIGHEST_PROTOCOL)))
+        found.append((lines, json.dumps(details).encode()))
     return found
 
 
@@ -149,8 +149,7 @@ def _rest(
 ) -> dict[str, Any]:
     """Returns what only the page of a checkpoint shows, images of its evidence included."""
     protocol, checkpoint = _key(line)
-    # Packed by this process or a copy of it.
-    details: dict[str, Any] = pickle.loads(packed[protocol, checkpoint])[line["tier"]]
+    details: dict[str, Any] = json.loads(packed[protocol, checkpoint])[line["tier"]]
     if line["strips_at_most"]:
         file = records.record_path(project.results, protocol, checkpoint)
         details["strips"] = [

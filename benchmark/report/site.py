@@ -34,9 +34,9 @@ HERE = Path(__file__).parent
 LISTING = "rendered.txt"
 LISTING_LIMIT = 64 * 2**20
 
-# More rows than these make a page slow to show; they go to pages of their own. docs/scale.md has
-# the measurement.
-ROWS_A_PAGE = 500
+# More rows than these make a page slow to show; they go to pages of their own. `make bench`
+# measures what that comes to.
+ROWS_A_PAGE = 250
 
 # Checkpoints whose pages one process makes at a time.
 _CHUNK = 20

@@ -387,7 +387,7 @@ def record_of(setting: Setting, checkpoint: Checkpoint, outcomes: Outcomes) -> R
                 "forwards": count * (1 + number),
                 "backwards": count * number,
                 "attacked": number,
-                "proven": count - min(count, number),
+                "proven": count - min(count, number) if number else 0,
                 "forwards_saved": 3 * number,
             }
             for name, number in tried.items()

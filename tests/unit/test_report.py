@@ -48,7 +48,7 @@ from benchmark.report.images import FRAME_GREY, GAP, SIDE, columns, draw
 from benchmark.report.papers import triples
 from benchmark.report.shares import counted, exact, fraction, gain, interval, same_epsilon
 from benchmark.report.site import LISTING, Job, claimed, environment
-from benchmark.report.views import boards
+from benchmark.report.views import Group, boards, cut
 from benchmark.report.wording import (
     FLAGS,
     duration,
@@ -1054,6 +1054,59 @@ def test_two_pages_on_one_path_are_refused():
     assert claimed(jobs[:1]) == {"a.html", "b.html"}
     with pytest.raises(InvariantViolation, match="one page at a.html"):
         claimed(jobs)
+
+
+# Boards that are too large for a page
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """The board of 19 checkpoints with room for four rows a page."""
+    monkeypatch.setattr("benchmark.report.site.ROWS_A_PAGE", 4)
+    render(evidence_frame(), tmp_path, PAGES)
+    return tmp_path
+
+
+def board_names(html):
+    """The links of the table rows of a board, in order, that of each checkpoint's page."""
+    table = re.search(r'<table class="board.*?</table>', html, re.DOTALL)
+    found = re.findall(r'<th scope="row" class="name"><a href="([^"]*)"', table[0])
+    return [Path(link).name for link in found]
+
+
+def test_no_row_of_a_large_board_is_lost_or_doubled(large, site):
+    whole = board_names((site / "digits-linf" / "index.html").read_text())
+    parts = (large / "digits-linf").glob("full-rows-*.html")
+    ordered = sorted(parts, key=lambda path: int(path.name.split("-")[2]))
+    shown = [board_names(path.read_text()) for path in ordered]
+    assert max(map(len, shown)) <= 4
+    assert [name for names in shown for name in names] == whole
+
+
+def test_a_large_board_says_where_its_rows_are(large):
+    page = Page((large / "digits-linf" / "index.html").read_text())
+    assert "This board is too large for one page" in page.text
+    parts = [link for link in page.links if "-rows-" in link]
+    assert {Path(link).name for link in parts} == {
+        path.name for path in (large / "digits-linf").glob("*-rows-*.html")
+    }
+    assert "rows 1–" in page.text and "Remarks" in page.text
+
+
+def test_a_group_that_is_larger_than_a_page_says_which_rows_are_here():
+    group = Group("a", "title", "a note", True, list(range(7)))
+    other = Group("b", "other", "", True, [7, 8])
+    pages = cut([group, other], 3)
+    assert [[list(part.rows) for part in page] for page in pages] == [
+        [[0, 1, 2]], [[3, 4, 5]], [[6], [7, 8]]
+    ]  # fmt: skip
+    assert pages[1][0].note == "rows 4–6 of 7 here; a note"
+    assert cut([other], 3)[0][0] == other
+
+
+def test_several_processes_give_the_same_bytes(site, tmp_path):
+    render(evidence_frame(), tmp_path, PAGES, processes=2)
+    assert contents(tmp_path) == contents(site)
 
 
 # Bytes and files
