@@ -53,10 +53,23 @@ def digest_of(value: object) -> str:
         TypeError: see `canonical`.
         ValueError: NaN or infinity, for which JSON has no spelling.
     """
-    text = json.dumps(
-        canonical(value), sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":")
-    )
-    return sha256_of_bytes(text.encode())
+    return digest_of_plain(canonical(value))
+
+
+def digest_of_plain(value: object) -> str:
+    """Returns `digest_of` of what is plain JSON data already: lists, mappings by string, scalars.
+
+    Raises:
+        TypeError: something else.
+        ValueError: NaN or infinity, for which JSON has no spelling.
+    """
+    return sha256_of_bytes(_ENCODER.encode(value).encode())
+
+
+# Made once: `json.dumps` makes another for each call that has options.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+)
 
 
 def sha256_of_bytes(data: bytes) -> str:

@@ -87,6 +87,8 @@ def shorten(text: str, limit: int = 80) -> str:
         text: any text, of any length.
         limit: characters of the answer, at least 1.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     line = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 

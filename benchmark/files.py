@@ -10,12 +10,13 @@ from pathlib import Path
 from benchmark.errors import ManifestError, StorageError, shorten
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes `data` so that a reader sees the old file or the whole new one, never a part.
 
     Args:
         path: where to; missing folders are made.
         data: the whole new content.
+        durable: wait until the disk has it, so that it survives a loss of power.
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full or read-only; the old file is
@@ -33,7 +34,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         # mkstemp makes private files; records and pages are meant to be read by others.
         temporary.chmod(0o644)
         temporary.replace(path)

@@ -22,6 +22,7 @@ from benchmark.outcomes import (
     certified,
     clean_correct,
     main_pgd,
+    once,
     survived,
 )
 from benchmark.protocols import Protocol
@@ -86,6 +87,7 @@ def flags_of(outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:
     return tuple(flags + _disagreement(outcomes, protocol) + _beaten(outcomes, protocol))
 
 
+@once
 def undecided(outcomes: Outcomes, protocol: Protocol) -> Bools:
     """Returns (N,) whether an example survived all at the protocol's epsilon, without a proof."""
     epsilon = protocol.threat.epsilon

@@ -16,6 +16,7 @@ import pandas as pd
 
 from benchmark.digests import seed_from
 from benchmark.errors import ContractError, shorten
+from benchmark.forks import map_forked
 from benchmark.protocols import UNSTRUCTURED
 from benchmark.statistics import (
     Bools,
@@ -56,6 +57,9 @@ _CURVE_COLUMNS = (
     *(*_LINE, "examples", "levels", "area", "area_low", "area_high"),
     *("kept_share", "kept_sparsity", "kept_low", "kept_high", "kept_at_least"),
 )
+
+# Pairs of rows to compare for which other processes are worth their start.
+_MANY = 50_000
 
 _UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
@@ -99,7 +103,7 @@ def bucket(sparsity: float) -> float:
     return max(reached, default=0.0)
 
 
-def rank(frame: pd.DataFrame) -> pd.DataFrame:
+def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
     """Returns the rows sorted as a leaderboard, with their place in it.
 
     Added columns: `bucket` (grid sparsity), `cell` (name of what the row is compared with), `rank`
@@ -113,6 +117,7 @@ def rank(frame: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         frame: one row a checkpoint, protocol and tier, as `records.frame` gives it; left unchanged.
+        processes: how many compare rows at a time, 0 for one a core; results do not depend on it.
 
     Raises:
         ContractError: a finished row without per-example robust outcomes, or rows of one cell over
@@ -123,7 +128,7 @@ def rank(frame: pd.DataFrame) -> pd.DataFrame:
     cells = [_cell(row) for row in rows]
     ranked["bucket"] = pd.Series([bucket(_sparsity(row)) for row in rows], dtype="float64")
     ranked["cell"] = pd.Series(cells, dtype="str")
-    _add_places(ranked, _places(rows, cells))
+    _add_places(ranked, _places(rows, cells, processes))
     missing = _missing_controls(rows, cells)
     ranked["missing_controls"] = pd.Series([", ".join(names) for names in missing], dtype="str")
     ranked["incomplete"] = pd.Series([bool(names) for names in missing], dtype="bool")
@@ -264,14 +269,24 @@ def _check_same_examples(
         check_paired(np.asarray(first_outcomes["index"]), np.asarray(outcomes["index"]))
 
 
-def _places(rows: Sequence[Row], cells: Sequence[str]) -> list[_Place]:
+def _places(rows: Sequence[Row], cells: Sequence[str], processes: int) -> list[_Place]:
     places = [_Place()] * len(rows)
-    for cell, positions in _members(cells).items():
-        standing = sorted((p for p in positions if rankable(rows[p])), key=lambda p: _key(rows[p]))
-        if standing:
-            found = _places_in_cell(cell, [rows[position] for position in standing])
-            for position, place in zip(standing, found, strict=True):
-                places[position] = place
+    standing = [
+        (cell, sorted((p for p in positions if rankable(rows[p])), key=lambda p: _key(rows[p])))
+        for cell, positions in _members(cells).items()
+    ]
+    # Large cells first: none is begun while the other processes have nothing left to do.
+    jobs = sorted((job for job in standing if job[1]), key=lambda job: -len(job[1]))
+    few = sum(len(positions) ** 2 for _, positions in jobs) < _MANY
+
+    def found(job: tuple[str, list[int]]) -> list[_Place]:
+        return _places_in_cell(job[0], [rows[position] for position in job[1]])
+
+    for (_, positions), own in zip(
+        jobs, map_forked(found, jobs, 1 if few else processes), strict=True
+    ):
+        for position, place in zip(positions, own, strict=True):
+            places[position] = place
     return places
 
 

@@ -5,7 +5,8 @@ outcomes are; the frame computes accuracies from outcomes, once.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from benchmark import challenges as sent
 from benchmark import outcomes as measured
 from benchmark.challenges import Challenge
-from benchmark.digests import digest_of
+from benchmark.digests import digest_of_plain
 from benchmark.errors import (
     InvariantViolation,
     ManifestError,
@@ -263,12 +264,18 @@ class ResultRecord(Strict):
 
 def content_digest(record: ResultRecord) -> str:
     """Returns the digest of a record's repeatable content: all but times, machine and digests."""
-    content = record.model_dump(
-        mode="json", exclude={"environment", "latency", "content_digest", "seals"}
-    )
-    for cost in content["cost"].values():
-        del cost["seconds"]
-    return digest_of(content)
+    return _content_digest(record.model_dump(mode="json"))
+
+
+def _content_digest(data: Mapping[str, Any]) -> str:
+    """Returns the content digest of a record's plain data."""
+    left_out = ("environment", "latency", "content_digest", "seals")
+    content = {name: value for name, value in data.items() if name not in left_out}
+    content["cost"] = {
+        name: {key: value for key, value in cost.items() if key != "seconds"}
+        for name, cost in data["cost"].items()
+    }
+    return digest_of_plain(content)
 
 
 def sealed(record: ResultRecord) -> ResultRecord:
@@ -279,13 +286,21 @@ def sealed(record: ResultRecord) -> ResultRecord:
 
 def seals(record: ResultRecord) -> dict[str, str]:
     """Returns the digest of each field but the seals themselves."""
-    content = record.model_dump(mode="json", exclude={"seals"})
-    return {name: digest_of(value) for name, value in content.items()}
+    return _seals(record.model_dump(mode="json"))
+
+
+def _seals(data: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the seals of a record's plain data."""
+    return {name: digest_of_plain(value) for name, value in data.items() if name != "seals"}
 
 
 def broken_seals(record: ResultRecord) -> list[str]:
     """Returns the fields that are not what they were sealed as; the order is that of the format."""
-    now = seals(record)
+    return _broken_seals(record, record.model_dump(mode="json"))
+
+
+def _broken_seals(record: ResultRecord, data: Mapping[str, Any]) -> list[str]:
+    now = _seals(data)
     odd = [name for name, seal in now.items() if record.seals.get(name) != seal]
     return odd + [f"seals.{name}" for name in record.seals if name not in now]
 
@@ -341,12 +356,13 @@ def read(path: Path) -> tuple[ResultRecord, Outcomes]:
         raise RecordError(
             f"expected a valid record in {shown}, got {explain(error)}; evaluate again"
         ) from error
-    if odd := broken_seals(record):
+    content = record.model_dump(mode="json")
+    if odd := _broken_seals(record, content):
         raise RecordError(
             f"expected an unaltered record in {shown}, got other values than were sealed in "
             f"{shorten(', '.join(odd), 200)}; restore it or evaluate again"
         )
-    if record.content_digest != content_digest(record):
+    if record.content_digest != _content_digest(content):
         raise RecordError(
             f"expected the digest of its content in {shown}, got another content_digest; restore "
             "it or evaluate again"
@@ -371,9 +387,10 @@ def _parsed(data: bytes, shown: str) -> ResultRecord:
         ValidationError: it breaks the format.
     """
     found = parse("record", data, shown)
-    record = ResultRecord.model_validate_json(json.dumps(migrate("record", found)))
-    # The old digests were checked on the way, and there were no seals.
-    return record if version_of("record", found) == SCHEMA_VERSION else sealed(record)
+    if version_of("record", found) == SCHEMA_VERSION:
+        return ResultRecord.model_validate_json(data)
+    # The old digests are checked on the way, and there were no seals.
+    return sealed(ResultRecord.model_validate_json(json.dumps(migrate("record", found))))
 
 
 def stale(record: ResultRecord, checkpoint: Checkpoint, protocol: Protocol) -> str:
@@ -426,6 +443,8 @@ def challenges_of(folder: Path, record: ResultRecord, protocol: Protocol) -> tup
         RecordError: a challenge is damaged, altered or in another's place.
     """
     threat = protocol.threat
+    if not os.path.lexists(folder / protocol.id / slug(record.checkpoint_id)):
+        return ()
     return tuple(
         challenge
         for challenge, _ in sent.read_all(folder, protocol.id, record.checkpoint_id)
@@ -444,7 +463,8 @@ def challenged(outcomes: Outcomes, challenges: Iterable[Challenge]) -> Bools:
 def best_known(outcomes: Outcomes, protocol: Protocol, challenges: Iterable[Challenge]) -> Bools:
     """Returns (N,) whether an example survived every attack and every challenge."""
     standing = measured.attacked(outcomes, protocol, protocol.threat.epsilon)
-    return standing & ~challenged(outcomes, challenges)
+    listed = tuple(challenges)
+    return standing & ~challenged(outcomes, listed) if listed else standing
 
 
 def _check_challenges(row: Row) -> None:
@@ -477,9 +497,33 @@ def load_all(folder: Path, manifest: Manifest, challenges: Path | None = None) -
         InvariantViolation: outcomes that contradict each other, or a challenge that refutes a
             certificate.
     """
+    return list(load(paths(folder), folder, manifest, challenges))
+
+
+def paths(folder: Path) -> list[Path]:
+    """Returns the files of all records in a folder, by protocol and checkpoint."""
+    return sorted(folder.glob("*/*.json"))
+
+
+def load(
+    files: Iterable[Path], folder: Path, manifest: Manifest, challenges: Path | None = None
+) -> Iterator[Row]:
+    """Yields the records in files, one after the other: outcomes of thousands fill the memory.
+
+    Args:
+        files: of `paths`.
+        folder: of all records.
+        manifest: of the checkpoints.
+        challenges: folder of all challenges; None to do without.
+
+    Raises:
+        RecordError: as `load_all`.
+        InvariantViolation: as `load_all`.
+    """
     known = {entry.id: entry for entry in manifest.checkpoints}
-    rows = [_load(path, folder, known) for path in sorted(folder.glob("*/*.json"))]
-    return rows if challenges is None else [with_challenges(row, challenges) for row in rows]
+    for path in files:
+        row = _load(path, folder, known)
+        yield row if challenges is None else with_challenges(row, challenges)
 
 
 def with_challenges(row: Row, folder: Path) -> Row:
@@ -529,13 +573,13 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     `docs/records.md` lists the columns. A record of a large tier also yields the lines of the
     smaller ones, from the same outcomes.
     """
-    lines = [
-        _line(row, tier)
-        for row in rows
-        for tier in TIERS
-        if row.protocol.examples(tier) <= row.record.examples
-    ]
-    return pd.DataFrame(lines)
+    return pd.DataFrame([line for row in rows for line in lines(row)])
+
+
+def lines(row: Row) -> list[dict[str, Any]]:
+    """Returns the lines of a record in the frame, one a tier that it covers, small tiers first."""
+    tiers = [tier for tier in TIERS if row.protocol.examples(tier) <= row.record.examples]
+    return [_line(row, tier) for tier in tiers]
 
 
 def _line(row: Row, tier: str) -> dict[str, Any]:
@@ -545,7 +589,7 @@ def _line(row: Row, tier: str) -> dict[str, Any]:
     return {
         **_identity(row, tier, len(outcomes)),
         **_accuracies(outcomes, row.protocol),
-        "best_known_accuracy": float(by_example["best_known"].mean()),
+        "best_known_accuracy": measured.share_of(by_example["best_known"]),
         **_aer(outcomes, row),
         "challenges": _challenges(outcomes, row),
         **_size(row.record.size),
@@ -670,7 +714,8 @@ def _aer(outcomes: Outcomes, row: Row) -> dict[str, Any]:
 def _left_at(epsilon: Fraction, outcomes: Outcomes, row: Row) -> Bools:
     """Returns (N,) who survived every attack and every challenge at up to an epsilon."""
     inside = [one for one in row.challenges if Fraction(one.epsilon) <= epsilon]
-    return measured.attacked(outcomes, row.protocol, epsilon) & ~challenged(outcomes, inside)
+    left = measured.attacked(outcomes, row.protocol, epsilon)
+    return left & ~challenged(outcomes, inside) if inside else left
 
 
 def _size(size: Size) -> dict[str, Any]:
@@ -748,13 +793,13 @@ def _curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
     epsilons = sorted({epsilon for _, epsilon, _ in measured.broken(outcomes, protocol)})
     points = [{"epsilon": "0", "value": 0.0, "robust_accuracy": _clean(outcomes)}]
     for epsilon in epsilons:
-        robust = float(measured.attacked(outcomes, protocol, epsilon).mean())
+        robust = measured.share_of(measured.attacked(outcomes, protocol, epsilon))
         points.append({"epsilon": str(epsilon), "value": float(epsilon), "robust_accuracy": robust})
     return points
 
 
 def _clean(outcomes: Outcomes) -> float:
-    return float(measured.clean_correct(outcomes).mean())
+    return measured.share_of(measured.clean_correct(outcomes))
 
 
 def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
@@ -770,7 +815,7 @@ def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, A
             {
                 "epsilon": str(epsilon),
                 "value": float(epsilon),
-                "certified_accuracy": float(proven.mean()),
+                "certified_accuracy": measured.share_of(proven),
                 "methods": {
                     method: int((proven & (best == index)).sum())
                     for index, method in enumerate(settings.methods)

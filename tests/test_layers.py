@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[1]
 # Rows from low to high. A module imports from lower rows and within its own package alone.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.errors",),
-    ("benchmark.digests", "benchmark.files", "benchmark.tuning", "benchmark.workers"),
+    (
+        "benchmark.digests",
+        "benchmark.files",
+        "benchmark.forks",
+        "benchmark.tuning",
+        "benchmark.workers",
+    ),
     ("benchmark.migrations",),
     ("benchmark.threat", "benchmark.datasets", "benchmark.architectures"),
     ("benchmark.pruning", "benchmark.weights", "benchmark.relaxations"),
@@ -37,7 +43,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 CONFINED = {
     "pyautoattack": ("benchmark.evaluations",),
     "auto_LiRPA": ("benchmark.bounds",),
-    "matplotlib": ("benchmark.report",),
+    "matplotlib": (),
     "jinja2": ("benchmark.report",),
     "PIL": ("benchmark.report", "benchmark.datasets"),
     "ray": ("benchmark.distributed",),

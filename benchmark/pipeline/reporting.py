@@ -1,8 +1,12 @@
 """From records to the ranked frame and the pages."""
 
 import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +15,9 @@ from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
 from benchmark.errors import RecordError
 from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
-from benchmark.outcomes import main_pgd
+from benchmark.forks import map_forked
+from benchmark.manifest import Manifest
+from benchmark.outcomes import Array, main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
@@ -51,10 +57,27 @@ _FIVE = (
 )
 
 
+# Protocol and checkpoint of a record.
+_Key = tuple[str, str]
+
+# Records for which other processes are worth their start.
+_MANY = 200
+
+# Records that one process reads at a time.
+_CHUNK = 50
+
+# Columns that only a checkpoint's own page shows. Thousands of rows leave them packed until then.
+_DETAILS = (
+    *("attacks", "authors", "budget", "certified_curve", "cost", "environment", "evidence"),
+    "layers",
+)
+
+
 def results(project: Project) -> pd.DataFrame:
     """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
-    table = records.frame(records.load_all(project.results, project.manifest(), project.challenges))
-    return leaderboard.rank(table) if len(table) else table
+    files = records.paths(project.results)
+    table = records.frame(_rows(project, files, project.manifest()))
+    return leaderboard.rank(table, _processes(project, files)) if len(table) else table
 
 
 def report(project: Project) -> list[Path]:
@@ -63,18 +86,81 @@ def report(project: Project) -> list[Path]:
     Raises:
         RecordError: there is no record at all, or one that is damaged or stale.
     """
-    rows = records.load_all(project.results, project.manifest(), project.challenges)
-    table = records.frame(rows)
-    if not len(table):
+    files = records.paths(project.results)
+    if not files:
         raise RecordError(
             f"expected records under {project.results}, found none; make checkpoints with "
             "`robustprune compress` if there are none, then evaluate them with `robustprune run`"
         )
-    # Pictures are for pages alone, so only they read the evidence.
-    strips = {(row.checkpoint.id, row.protocol.id): strips_of(project, row) for row in rows}
-    ids = zip(table["checkpoint_id"], table["protocol"], strict=True)
-    table["strips"] = pd.Series([strips[pair] for pair in ids], dtype="object")
-    return render(table, project.site, {name: page(p) for name, p in PROTOCOLS.items()})
+    manifest, processes = project.manifest(), _processes(project, files)
+    table, packed = _gathered(project, files, manifest, processes)
+    pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
+    return render(table, project.site, pages, partial(_rest, project, manifest, packed), processes)
+
+
+def _processes(project: Project, files: Sequence[Path]) -> int:
+    """Returns how many processes read and render so many records."""
+    return project.workers.count if len(files) >= _MANY else 1
+
+
+def _rows(project: Project, files: Iterable[Path], manifest: Manifest) -> Iterator[records.Row]:
+    return records.load(files, project.results, manifest, project.challenges)
+
+
+def _gathered(
+    project: Project, files: Sequence[Path], manifest: Manifest, processes: int
+) -> tuple[pd.DataFrame, dict[_Key, bytes]]:
+    """Returns the frame of all records without what is packed, and that, by record."""
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    table, packed = [], {}
+    indices: dict[bytes, Array] = {}
+    for found in map_forked(partial(_read, project, manifest), chunks, processes):
+        for lines, details in found:
+            packed[_key(lines[0])] = details
+            for line in lines:
+                # Rows of a board are over the same examples, so their numbers are kept once.
+                index = line["outcomes"]["index"]
+                line["outcomes"]["index"] = indices.setdefault(index.tobytes(), index)
+            table += lines
+    return pd.DataFrame(table), packed
+
+
+def _key(line: Mapping[Any, Any]) -> _Key:
+    return str(line["protocol"]), str(line["checkpoint_id"])
+
+
+def _read(
+    project: Project, manifest: Manifest, files: Sequence[Path]
+) -> list[tuple[list[dict[str, Any]], bytes]]:
+    """Returns the lines of each record, and packed what only its own page shows, by tier."""
+    found = []
+    for row in _rows(project, files, manifest):
+        lines = records.lines(row)
+        details = {
+            line["tier"]: {name: line.pop(name) for name in _DETAILS} | {"strips": []}
+            for line in lines
+        }
+        folder = records.evidence_folder(project.evidence, row.protocol.id, row.checkpoint.id)
+        there = folder.is_dir()
+        for line in lines:
+            # An attack makes a strip at most.
+            line["strips_at_most"] = len(details[line["tier"]]["attacks"]) if there else 0
+        found.append((lines, json.dumps(details).encode()))
+    return found
+
+
+def _rest(
+    project: Project, manifest: Manifest, packed: Mapping[_Key, bytes], line: Mapping[Any, Any]
+) -> dict[str, Any]:
+    """Returns what only the page of a checkpoint shows, images of its evidence included."""
+    protocol, checkpoint = _key(line)
+    details: dict[str, Any] = json.loads(packed[protocol, checkpoint])[line["tier"]]
+    if line["strips_at_most"]:
+        file = records.record_path(project.results, protocol, checkpoint)
+        details["strips"] = [
+            s for row in _rows(project, [file], manifest) for s in strips_of(project, row)
+        ]
+    return details
 
 
 def page(protocol: Protocol) -> ProtocolPage:

@@ -260,13 +260,19 @@ def _lines(
     labels: Mapping[Key, str],
 ) -> tuple[Line, ...]:
     lines = []
-    for key in sorted({_key(row) for row in rows}):
-        members = [row for row in rows if _key(row) == key]
+    keyed: dict[Key, list[Row]] = {}
+    dense: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        key = _key(row)
+        keyed.setdefault(key, []).append(row)
+        if _dense(row):
+            dense.setdefault(key[1:], []).append(row)
+    for key, members in sorted(keyed.items(), key=lambda item: item[0]):
         points = _points(members, of)
         if _dense(members[0]):
             lines.append(Line(labels[key], -1, points))
             continue
-        parents = _points([row for row in rows if _dense(row) and _key(row)[1:] == key[1:]], of)
+        parents = _points(dense.get(key[1:], []), of)
         lines.append(Line(labels[key], styles[key], (*parents[:1], *points), bool(parents)))
     return tuple(lines)
 

@@ -181,7 +181,7 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
         page: the protocol.
         rows: the checkpoint's ranked rows under it, one a tier.
     """
-    ordered = sorted(rows, key=lambda row: (not has_result(row), -_examples(row), str(row["tier"])))
+    ordered = sorted(rows, key=_fullest)
     row = ordered[0]
     return CheckpointView(
         name=display_name(row),
@@ -207,6 +207,15 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
         python=_python(row),
         shell=_shell(row),
     )
+
+
+def leading(rows: Sequence[Row]) -> Row:
+    """Returns the row that a checkpoint's page shows in detail: its fullest tier with a result."""
+    return min(rows, key=_fullest)
+
+
+def _fullest(row: Row) -> tuple[bool, float, str]:
+    return not has_result(row), -_examples(row), str(row["tier"])
 
 
 def _facts(row: Row) -> Facts:

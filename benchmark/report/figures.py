@@ -1,28 +1,22 @@
-"""Charts as SVG, each for light and for dark pages. The only module that knows matplotlib.
+"""Charts as SVG: those of a board as files for light and for dark pages, a row's curve in its page.
 
-Figures are drawn through the object interface on fixed settings, so neither pyplot's state nor a
-user's matplotlibrc changes a byte. Colours carry a role; the dark picture is the light one with the
-role's other colour.
+Written as text, since a page for each of thousands of checkpoints has a curve. Colours carry a
+role; the dark picture is the light one with the role's other colour.
 """
 
-import io
 import re
-import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from math import log10
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from html import escape
+from math import cos, log10, pi, sin
 
 from benchmark.report.curves import Chart, Line, Point, SecurityCurve
 from benchmark.report.wording import sparsity_percent, text
 
-WIDTH = 5.8  # inches; the browser scales the picture to its column
+# In points; the browser scales the picture to its column.
+WIDTH = 418.0
+LEFT, TOP = 48.0, 22.0
+
 TICKS = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99)
 SMALLEST_DENSITY = 1e-4  # a network without any weight left has no place on a logarithmic axis
 
@@ -44,22 +38,35 @@ SERIES = (
     ("#8a4b2a", "#d3a283"),
     ("#b3243f", "#ff8f9f"),
 )
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "<", ">", "p")
 
-# The thin line from a name to the end of its line.
-LEADER = {"arrowstyle": "-", "linewidth": 0.7, "alpha": 0.7, "shrinkA": 2, "shrinkB": 4}
+
+def _corners(*angles: float, inner: float = 1.0) -> tuple[tuple[float, float], ...]:
+    """Returns corners at angles in degrees, counted clockwise from the top, every other inside."""
+    turns = [(pi * angle / 180, inner if place % 2 else 1.0) for place, angle in enumerate(angles)]
+    return tuple((radius * sin(turn), -radius * cos(turn)) for turn, radius in turns)
+
+
+_PLUS = (
+    *((-0.33, -1.0), (0.33, -1.0), (0.33, -0.33), (1.0, -0.33), (1.0, 0.33), (0.33, 0.33)),
+    *((0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33)),
+)
+_STAR = _corners(*range(0, 360, 36), inner=0.4)
+# Corners in a circle of radius 1; the first marker is the circle itself.
+MARKERS = (
+    (),
+    _corners(45, 135, 225, 315),
+    _corners(0, 120, 240),
+    _corners(0, 90, 180, 270),
+    _corners(60, 180, 300),
+    _PLUS,
+    tuple((0.7 * (x - y), 0.7 * (x + y)) for x, y in _PLUS),
+    _corners(*range(0, 360, 60)),
+    _corners(30, 150, 270),
+    _corners(90, 210, 330),
+    _corners(*range(0, 360, 72)),
+)
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "robustprune",
-    # Text stays text: it can be searched, and takes the reader's own font as the page does.
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 11,
-    "axes.linewidth": 0.8,
-    "path.simplify": False,
-}
 
 
 @dataclass(frozen=True)
@@ -77,263 +84,252 @@ class Drawing:
     words: str
 
 
+class _Plot:
+    """A pair of axes in points, and what is drawn on them, in drawing order."""
+
+    def __init__(
+        self, height: float, right: float, bottom: float, across: tuple[float, float], top: float
+    ) -> None:
+        """Starts an empty picture.
+
+        Args:
+            height: of the picture.
+            right: margin for the names of lines.
+            bottom: margin for ticks and the axis' name.
+            across: ends of the horizontal axis.
+            top: upper end of the vertical axis; the lower one is 0.
+        """
+        self.height = height
+        self.end, self.base = WIDTH - right, height - bottom
+        self._across, self._top = across, top
+        self.parts: list[str] = []
+
+    def x(self, value: float) -> float:
+        """Returns where a value lies across."""
+        low, high = self._across
+        return LEFT + (self.end - LEFT) * (value - low) / (high - low)
+
+    def y(self, percent: float) -> float:
+        """Returns where a percentage lies down."""
+        return self.base - (self.base - TOP) * percent / self._top
+
+    def line(
+        self, points: Sequence[tuple[float, float]], colour: str, width: float, dashes: str = ""
+    ) -> None:
+        """Draws a line through points of the picture."""
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        self.parts.append(
+            f'<polyline points="{_joined(points)}" fill="none" stroke="{colour}" '
+            f'stroke-width="{width:g}"{dashed}/>'
+        )
+
+    def area(self, points: Sequence[tuple[float, float]], colour: str, opacity: float) -> None:
+        """Fills the area inside points of the picture."""
+        self.parts.append(
+            f'<polygon points="{_joined(points)}" fill="{colour}" fill-opacity="{opacity:g}"/>'
+        )
+
+    def mark(self, x: float, y: float, colour: str, marker: int, size: float = 2.9) -> None:
+        """Draws a marker, the star for -1."""
+        corners = _STAR if marker < 0 else MARKERS[marker % len(MARKERS)]
+        if corners:
+            radius = size * (1.5 if marker < 0 else 1.2)
+            at = [(x + radius * across, y + radius * down) for across, down in corners]
+            self.parts.append(f'<polygon points="{_joined(at)}" fill="{colour}"/>')
+        else:
+            self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:g}" fill="{colour}"/>')
+
+    def words(
+        self, words: str, x: float, y: float, colour: str, anchor: str = "middle", turn: str = ""
+    ) -> None:
+        """Writes a line of text with its baseline at a point."""
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{turn}>'
+            f"{escape(words)}</text>"
+        )
+
+    def axes(
+        self,
+        across: Sequence[tuple[float, str, str]],
+        titles: tuple[str, str],
+    ) -> None:
+        """Draws the grid with its ticks, two lines of text each, and names both axes."""
+        # A clear step of 20, 10, 5, 2 or 1 points, whichever gives at least four lines.
+        step = next((step for step in (20, 10, 5, 2) if self._top / step >= 4), 1)
+        for percent in range(0, int(self._top) + 1, step):
+            self.line(((LEFT, self.y(percent)), (self.end, self.y(percent))), GRID[0], 0.8)
+            self.words(str(percent), LEFT - 6, self.y(percent) + 4, INK[0], "end")
+        for value, printed, below in across:
+            self.line(((self.x(value), TOP), (self.x(value), self.base)), GRID[0], 0.8)
+            self.words(printed, self.x(value), self.base + 15, INK[0])
+            if below:
+                self.words(below, self.x(value), self.base + 28, INK[0])
+        self.line(((LEFT, TOP), (LEFT, self.base), (self.end, self.base)), FRAME[0], 0.8)
+        middle, centre = (TOP + self.base) / 2, (LEFT + self.end) / 2
+        self.words(titles[0], centre, self.height - 6, INK[0])
+        turn = f' transform="rotate(-90 13 {middle:.1f})"'
+        self.words(titles[1], 13, middle, INK[0], turn=turn)
+
+    def curve(
+        self, points: Sequence[Point], colour: str, marker: int, *, skip_first: int = 0
+    ) -> None:
+        """Draws a line with its Wilson band; markers only where there is a row of its own."""
+        if not points:
+            return
+        at = [(self.x(point.at), self.y(100 * point.accuracy)) for point in points]
+        lows = [(self.x(point.at), self.y(100 * point.low)) for point in points]
+        highs = [(self.x(point.at), self.y(100 * point.high)) for point in points]
+        if len(points) > 1:
+            self.area([*lows, *reversed(highs)], colour, 0.13)
+            self.line(at, colour, 1.7)
+        else:
+            self.line((lows[0], highs[0]), colour, 1.2)
+        for x, y in at[skip_first:]:
+            self.mark(x, y, colour, marker)
+
+    def names(self, ends: Sequence[tuple[str, Point, str]]) -> None:
+        """Writes each name right of the axes, level with its line's end but never over another."""
+        ordered = sorted(ends, key=lambda end: (end[1].accuracy, end[0]))
+        room = self.base - TOP
+        wanted = [100 * point.accuracy / self._top for _, point, _ in ordered]
+        levels = spread(wanted, gap=14.5 / room)
+        for (name, point, colour), level in zip(ordered, levels, strict=True):
+            y = self.base - room * level
+            start = (self.x(point.at) + 4, self.y(100 * point.accuracy))
+            # Dotted where it crosses the axes: it must not pass for a stretch of the line itself.
+            near = start[0] > self.end - 0.05 * (self.end - LEFT)
+            self.line((start, (self.end + 12, y)), colour, 0.6, "" if near else "0.7 3.5")
+            self.words(name, self.end + 14, y + 3.6, colour, "start")
+
+    def svg(self, attributes: str) -> str:
+        """Returns the picture; what is drawn outside the axes is a name or nothing."""
+        body = "\n".join(self.parts)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {self.height:g}" '
+            f"{attributes}>\n{body}\n</svg>\n"
+        )
+
+
 def draw_chart(chart: Chart) -> Drawing:
     """Returns an accuracy against sparsity, a line a method, named at the line's end."""
-    with _fixed_settings():
-        figure, axes = _canvas(_height(len(chart.lines)), _label_width(chart.lines))
-        for line in chart.lines:
-            _draw_line(axes, line)
-        top = max(point.high for line in chart.lines for point in line.points)
-        _percent_axis(axes, top, f"{chart.measure} (%)")
-        _sparsity_axis(axes, chart.lines)
-        _name_lines(axes, chart.lines)
-        return _drawing(figure, chart.words())
+    top = max(point.high for line in chart.lines for point in line.points)
+    farthest = max(_place(point.at) for line in chart.lines for point in line.points)
+    last = max(farthest, _place(0.9)) + 0.06
+    plot = _Plot(
+        max(252.0, 79 + 15.1 * len(chart.lines)),
+        _label_width(chart.lines),
+        52.0,
+        (-0.06, last),
+        _highest(top),
+    )
+    ticks = [share for share in TICKS if share <= 0.9 or _place(share) <= farthest + 0.05]
+    if farthest > _place(0.99) + 0.3:
+        ticks.append(0.999)
+    across = [(_place(s), sparsity_percent(s), f"{round(1 / (1 - s))}×") for s in ticks]
+    plot.axes(across, ("sparsity (%) and compression ratio", f"{chart.measure} (%)"))
+    ends = []
+    for line in chart.lines:
+        points = [replace(point, at=_place(point.at)) for point in line.points]
+        if line.style < 0:
+            level = plot.y(100 * points[0].accuracy)
+            plot.line(((LEFT, level), (plot.end, level)), INK[0], 0.9, "1 2.5")
+        plot.curve(points, _colour(line), line.style, skip_first=int(line.parent))
+        # The dotted level of a dense network runs to the edge, so its name belongs there.
+        end = points[-1] if line.style >= 0 else replace(points[-1], at=last)
+        ends.append((_label(line.label), end, _colour(line)))
+    plot.names(ends)
+    size = f'width="{WIDTH:g}" height="{plot.height:g}"'
+    light = plot.svg(f'{size} font-family="{FONTS}" font-size="11"')
+    return Drawing(light.encode(), darkened(light).encode(), chart.words())
 
 
-def draw_security_curve(curve: SecurityCurve) -> Drawing:
-    """Returns robust and certified accuracy against epsilon, the unknown between them shaded."""
-    with _fixed_settings():
-        figure, axes = _canvas(3.3, 1.15, bottom=0.58)
-        _shade_unknown(axes, curve)
-        # A curve is drawn with the two roles that the interval bars have, not as two methods.
-        for points, colour, marker in (
-            (curve.robust, ATTACKED[0], "o"),
-            (curve.certified, PROVEN[0], "s"),
-        ):
-            _draw_points(axes, points, colour, marker)
-        _mark_protocol(axes, curve)
-        points = (*curve.robust, *curve.certified)
-        _percent_axis(axes, max(point.high for point in points), "accuracy (%)")
-        _epsilon_axis(axes, curve)
-        _name_curves(axes, curve)
-        return _drawing(figure, curve.words())
+def draw_security_curve(curve: SecurityCurve) -> str:
+    """Returns robust and certified accuracy against epsilon, the unknown between them shaded.
 
-
-def _mark_protocol(axes: Axes, curve: SecurityCurve) -> None:
-    """Marks the protocol's own epsilon, where it is on the axis."""
+    SVG for the page itself: the page's style sheet knows its classes, in both themes.
+    """
+    last = curve.ticks[-1][1]
+    points = (*curve.robust, *curve.certified)
+    top = _highest(max(point.high for point in points))
+    plot = _Plot(238.0, 83.0, 42.0, (-0.015 * last, 1.02 * last), top)
+    shown: list[tuple[float, str, str]] = []
+    for printed, value in curve.ticks:
+        if not shown or value - shown[-1][0] >= 0.09 * last:
+            shown.append((value, printed, ""))
+    plot.axes(shown, (f"epsilon ({curve.norm}, pixels in [0, 1])", "accuracy (%)"))
+    _shade_unknown(plot, curve)
+    # A curve is drawn with the two roles that the interval bars have, not as two methods.
+    plot.curve(curve.robust, ATTACKED[0], 0)
+    plot.curve(curve.certified, PROVEN[0], 1)
     printed, value = curve.epsilon
-    if not value > 0:
-        return
-    axes.axvline(value, color=FRAME[0], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.annotate(
-        f"protocol: {printed}",
-        (value, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=10,
-        color=INK[0],
-        parse_math=False,
+    if value > 0:
+        plot.line(((plot.x(value), TOP), (plot.x(value), plot.base)), FRAME[0], 1, "4 3")
+        plot.words(f"protocol: {printed}", plot.x(value), TOP - 5, INK[0])
+    _name_curves(plot, curve)
+    drawn = plot.svg(f'class="plot" role="img" aria-label="{escape(curve.words())}"')
+    return re.sub(
+        r'(fill|stroke)="(#[0-9a-f]{6})"', lambda m: f'class="{m[1]}-{_ROLES[m[2]]}"', drawn
     )
 
 
-def _fixed_settings() -> AbstractContextManager[None]:
-    return matplotlib.rc_context({**_defaults(), **SETTINGS})
+# What the style sheet calls the colours of a curve.
+_ROLES = {
+    INK[0]: "ink",
+    GRID[0]: "grid",
+    FRAME[0]: "frame",
+    PROVEN[0]: "proven",
+    ATTACKED[0]: "attacked",
+}
 
 
-def _defaults() -> dict[Any, Any]:
-    # The backend is nobody's business here, and setting it would load one.
-    return {
-        name: value
-        for name, value in matplotlib.rcParamsDefault.items()
-        if not name.startswith(("backend", "interactive", "toolbar", "webagg", "tk.", "macosx"))
-    }
+def _name_curves(plot: _Plot, curve: SecurityCurve) -> None:
+    """Names both curves: right of the axes, or below a certified curve that ends before them."""
+    last = curve.ticks[-1][1]
+    ends = [("robust", curve.robust, ATTACKED[0]), ("certified", curve.certified, PROVEN[0])]
+    ends = [(name, points, colour) for name, points, colour in ends if points]
+    plot.names([(name, p[-1], colour) for name, p, colour in ends if p[-1].at == last])
+    for name, points, colour in ends:
+        if points[-1].at < last:
+            x, y = plot.x(points[-1].at), plot.y(100 * points[-1].accuracy)
+            # Above it where there is no room below.
+            plot.words(name, x - 7, y + 15 if y + 18 < plot.base else y - 7, colour, "end")
 
 
-def _height(lines: int) -> float:
-    return max(3.5, 1.1 + 0.21 * lines)
+def _shade_unknown(plot: _Plot, curve: SecurityCurve) -> None:
+    """Shades between certified and robust accuracy where both were measured."""
+    robust = {point.at: point.accuracy for point in curve.robust}
+    both = [(p.at, p.accuracy, robust[p.at]) for p in curve.certified if p.at in robust]
+    if len(both) > 1:
+        lows = [(plot.x(at), plot.y(100 * low)) for at, low, _ in both]
+        highs = [(plot.x(at), plot.y(100 * high)) for at, _, high in both]
+        plot.area([*lows, *reversed(highs)], FRAME[0], 0.14)
+
+
+def _joined(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _highest(share: float) -> float:
+    """Returns the upper end of an axis in percent that has room for a share."""
+    return min(100.0, max(5.0, 108 * share))
 
 
 def _label_width(lines: Sequence[Line]) -> float:
     longest = max(len(_label(line.label)) for line in lines)
-    return 0.45 + 0.088 * longest
+    return 32.0 + 6.3 * longest
 
 
 def _label(label: str) -> str:
     return text(label, 26)
 
 
-def _canvas(height: float, right: float, bottom: float = 0.72) -> tuple[Figure, Axes]:
-    """Returns an empty figure whose margins are set in inches, so that no text is ever cut off."""
-    left, top = 0.66, 0.3
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
-    across, up = (WIDTH - left - right) / WIDTH, (height - bottom - top) / height
-    axes = figure.add_axes((left / WIDTH, bottom / height, across, up))
-    figure.patch.set_visible(False)
-    axes.patch.set_visible(False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FRAME[0])
-    axes.grid(True, color=GRID[0], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FRAME[0], labelcolor=INK[0], length=3)
-    return figure, axes
-
-
 def _colour(line: Line) -> str:
     return INK[0] if line.style < 0 else SERIES[line.style % len(SERIES)][0]
-
-
-def _marker(line: Line) -> str:
-    return "*" if line.style < 0 else MARKERS[line.style % len(MARKERS)]
 
 
 def _place(sparsity: float) -> float:
     """Returns where a sparsity lies on the axis: the compression ratio's logarithm to base 10."""
     return -log10(max(1 - sparsity, SMALLEST_DENSITY))
-
-
-def _moved(points: Sequence[Point]) -> tuple[Point, ...]:
-    return tuple(Point(_place(p.at), p.accuracy, p.low, p.high) for p in points)
-
-
-def _draw_line(axes: Axes, line: Line) -> None:
-    points = _moved(line.points)
-    _draw_points(axes, points, _colour(line), _marker(line), skip_first=int(line.parent))
-    if line.style < 0:
-        axes.axhline(
-            100 * points[0].accuracy, color=INK[0], linewidth=0.9, linestyle=(0, (1, 2.5)), zorder=1
-        )
-
-
-def _draw_points(
-    axes: Axes, points: Sequence[Point], colour: str, marker: str, *, skip_first: int = 0
-) -> None:
-    """Draws a line with its Wilson band; markers only where there is a row of its own."""
-    if not points:
-        return
-    at = [point.at for point in points]
-    shares = [100 * point.accuracy for point in points]
-    lows, highs = [100 * p.low for p in points], [100 * p.high for p in points]
-    if len(points) > 1:
-        axes.fill_between(at, lows, highs, color=colour, alpha=0.13, linewidth=0, zorder=2)
-    else:
-        axes.plot([at[0], at[0]], [lows[0], highs[0]], color=colour, linewidth=1.2, zorder=2)
-    axes.plot(at, shares, color=colour, linewidth=1.7, zorder=3)
-    axes.plot(
-        at[skip_first:],
-        shares[skip_first:],
-        color=colour,
-        linestyle="none",
-        marker=marker,
-        markersize=8 if marker == "*" else 5.5,
-        markeredgewidth=0,
-        zorder=4,
-    )
-
-
-def _shade_unknown(axes: Axes, curve: SecurityCurve) -> None:
-    """Shades between certified and robust accuracy where both were measured."""
-    robust = {point.at: point.accuracy for point in curve.robust}
-    both = [(p.at, p.accuracy, robust[p.at]) for p in curve.certified if p.at in robust]
-    if len(both) > 1:
-        at, low, high = zip(*both, strict=True)
-        axes.fill_between(
-            at,
-            [100 * share for share in low],
-            [100 * share for share in high],
-            color=FRAME[0],
-            alpha=0.14,
-            linewidth=0,
-            zorder=1,
-        )
-
-
-def _percent_axis(axes: Axes, highest: float, title: str) -> None:
-    top = min(100.0, max(5.0, 108 * highest))
-    axes.set_ylim(0, top)
-    axes.set_ylabel(title, color=INK[0])
-    # A clear step of 20, 10, 5, 2 or 1 points, whichever gives at least four lines.
-    step = next((step for step in (20, 10, 5, 2) if top / step >= 4), 1)
-    axes.set_yticks([step * index for index in range(int(top // step) + 1)])
-
-
-def _sparsity_axis(axes: Axes, lines: Sequence[Line]) -> None:
-    farthest = max(_place(point.at) for line in lines for point in line.points)
-    ticks = [share for share in TICKS if share <= 0.9 or _place(share) <= farthest + 0.05]
-    if farthest > _place(0.99) + 0.3:
-        ticks.append(0.999)
-    axes.set_xlim(-0.06, max(farthest, _place(0.9)) + 0.06)
-    axes.set_xticks([_place(share) for share in ticks])
-    axes.set_xticklabels([f"{sparsity_percent(s)}\n{round(1 / (1 - s))}×" for s in ticks])
-    axes.set_xlabel("sparsity (%) and compression ratio", color=INK[0])
-
-
-def _epsilon_axis(axes: Axes, curve: SecurityCurve) -> None:
-    last = curve.ticks[-1][1]
-    axes.set_xlim(-0.015 * last, 1.02 * last)
-    shown: list[tuple[str, float]] = []
-    for tick in curve.ticks:
-        if not shown or tick[1] - shown[-1][1] >= 0.09 * last:
-            shown.append(tick)
-    axes.set_xticks([value for _, value in shown])
-    axes.set_xticklabels([printed for printed, _ in shown], parse_math=False)
-    axes.set_xlabel(f"epsilon ({curve.norm}, pixels in [0, 1])", color=INK[0])
-
-
-def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    _, last = axes.get_xlim()
-    ends = []
-    for line in lines:
-        end = _moved(line.points)[-1]
-        # The dotted level of a dense network runs to the edge, so its name belongs there.
-        end = end if line.style >= 0 else replace(end, at=last)
-        ends.append((_label(line.label), end, _colour(line)))
-    _place_names(axes, ends)
-
-
-def _name_curves(axes: Axes, curve: SecurityCurve) -> None:
-    """Names both curves: right of the axes, or below a certified curve that ends before them."""
-    last = curve.ticks[-1][1]
-    ends = [("robust", curve.robust, ATTACKED[0]), ("certified", curve.certified, PROVEN[0])]
-    ends = [(name, points, colour) for name, points, colour in ends if points]
-    _place_names(axes, [(name, p[-1], colour) for name, p, colour in ends if p[-1].at == last])
-    for name, points, colour in ends:
-        if points[-1].at < last:
-            axes.annotate(
-                name,
-                (points[-1].at, 100 * points[-1].accuracy),
-                xytext=(-7, -7),
-                textcoords="offset points",
-                ha="right",
-                va="top",
-                color=colour,
-                fontsize=10.5,
-            )
-
-
-def _place_names(axes: Axes, ends: Sequence[tuple[str, Point, str]]) -> None:
-    """Writes each name right of the axes, level with its line's end but never over another name."""
-    _, top = axes.get_ylim()
-    edge = 0.95 * axes.get_xlim()[1]
-    height = axes.get_window_extent().height / axes.figure.dpi
-    ordered = sorted(ends, key=lambda end: (end[1].accuracy, end[0]))
-    levels = spread([100 * point.accuracy / top for _, point, _ in ordered], gap=0.2 / height)
-    for (name, point, colour), level in zip(ordered, levels, strict=True):
-        axes.annotate(
-            name,
-            xy=(point.at, 100 * point.accuracy),
-            xycoords="data",
-            xytext=(1.045, level),
-            textcoords="axes fraction",
-            va="center",
-            color=colour,
-            fontsize=10.5,
-            annotation_clip=False,
-            parse_math=False,
-            # Dotted where it crosses the axes: it must not pass for a stretch of the line itself.
-            arrowprops={
-                **LEADER,
-                # From the name's near edge: from its middle the line would cross the name below.
-                "relpos": (0, 0.5),
-                "color": colour,
-                "linestyle": "-" if point.at >= edge else (0, (1, 5)),
-            },
-        )
 
 
 def spread(levels: Sequence[float], gap: float) -> list[float]:
@@ -356,28 +352,11 @@ def spread(levels: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def _drawing(figure: Figure, words: str) -> Drawing:
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names in scripts that the measuring font lacks are drawn by the browser's fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(
-            stream,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": "robustprune"},
-        )
-    # The document type names an address; a picture on these pages refers to nothing outside itself.
-    light = re.sub(r"<!DOCTYPE[^>]*>\n", "", stream.getvalue().decode())
-    light = light.replace("'DejaVu Sans'", FONTS)
-    return Drawing(light.encode(), darkened(light).encode(), words)
-
-
 def darkened(svg: str) -> str:
     """Returns a light picture in the colours for dark pages."""
     pairs = dict((INK, GRID, FRAME, PROVEN, ATTACKED, *SERIES))
     return re.sub(
-        r"((?:fill|stroke): )(#[0-9a-f]{6})",
+        r'((?:fill|stroke)=")(#[0-9a-f]{6})',
         lambda match: match[1] + pairs.get(match[2], match[2]),
         svg,
     )

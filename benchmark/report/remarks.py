@@ -49,6 +49,8 @@ def unrankable(row: Row) -> str:
     given = text(row.get("unrankable"), 300)
     if not given and has_result(row) and not math.isfinite(number(row.get("rank"))):
         return "no rank was given"
+    if not given:
+        return ""
     names = sorted({text(flag.get("name")) for flag in entries(row.get("flags"))})
     named = "|".join(_whole(name) for name in names) or _whole("")
     return re.sub(named, lambda match: flag_words(match[0]).words, given)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from benchmark.report.wording import MISSING, entries, mapping, number, percent, points, text
@@ -212,6 +213,7 @@ def own_epsilon(row: Row) -> str:
     return text(row.get("threat")).partition(" ")[2]
 
 
+@lru_cache(4096)
 def fraction(printed: str) -> Fraction | None:
     """Returns a printed epsilon as a number, or None where it is none.
 

@@ -1,35 +1,51 @@
 """Renders the frame of records into a folder of static pages.
 
 The same frame gives the same bytes. A page that an earlier render wrote and this one does not is
-removed; nothing else in the folder is touched.
+removed; nothing else in the folder is touched. What a page shows is worked out where the page is
+made, in one of several processes, so that thousands of them need neither the memory nor the time.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from benchmark.errors import InvariantViolation, ManifestError, StorageError, lookup
 from benchmark.files import inside, read_bounded, write_atomically
+from benchmark.forks import map_forked
 from benchmark.leaderboard import curves, has_result, rank
 from benchmark.report import details, figures, images, views
-from benchmark.report.curves import MEASURES, Summary, charts, summaries
+from benchmark.report.curves import MEASURES, Chart, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
 from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
-from benchmark.report.shares import Row
+from benchmark.report.shares import Row, share
 from benchmark.report.speed import NETWORKS, Speeds, speeds
-from benchmark.report.views import Board, ProtocolPage
-from benchmark.report.wording import FLAGS, MISSING, count, slug
+from benchmark.report.views import Board, Cell, Group, Mixed, ProtocolPage
+from benchmark.report.wording import FLAGS, MISSING, count, entries, flag_words, number, slug, text
 
 HERE = Path(__file__).parent
 LISTING = "rendered.txt"
 LISTING_LIMIT = 64 * 2**20
+
+# More rows than these make a page slow to show; they go to pages of their own. `make bench`
+# measures what that comes to.
+ROWS_A_PAGE = 250
+
+# Checkpoints whose pages one process makes at a time.
+_CHUNK = 20
+
+# Rows of a first rank that a large board names before it says how many more there are.
+_NAMED = 5
+
+Details = Callable[[Row], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,70 +69,106 @@ class StripPicture:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A page that holds a part of a large board.
+
+    Attributes:
+        label: which rows.
+        href: where it lies under the site.
+        groups: their rows; empty on a page of summaries.
+        lines: what methods come to along their sparsities.
+    """
+
+    label: str
+    href: str
+    groups: tuple[Group, ...] = ()
+    lines: tuple[Summary, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tier:
-    """A board with its figures, what methods come to along their sparsities, and AER triples."""
+    """A board with its figures, what methods come to along their sparsities, and AER triples.
+
+    Attributes:
+        board: its table; of one that is too large for a page, its groups without their rows.
+        mixed: where rows must name their seed or recipe.
+        figures: its charts, and how pages link to them.
+        summaries: what methods come to, where that fits on the board's page.
+        drawn: whether rows with a rank are shown as figures and triples, too.
+        triples: AER triples of a board on one page.
+        parts: pages with the rows of a large board.
+        lines: pages with its summaries.
+    """
 
     board: Board
-    pictures: tuple[Picture, ...]
+    mixed: Mixed
+    figures: tuple[tuple[Picture, Chart], ...]
     summaries: tuple[Summary, ...]
-    triples: Triples | None
+    drawn: bool
+    triples: Triples | None = None
+    parts: tuple[Part, ...] = ()
+    lines: tuple[Part, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Returns the figures as pages link to them."""
+        return tuple(picture for picture, _ in self.figures)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A protocol with all that its pages show."""
+    """A protocol with all that its pages show.
+
+    Attributes:
+        page: the protocol.
+        tiers: its boards.
+        checkpoints: id → ranked rows, one a tier.
+        methods: how many there are.
+        without_result: checkpoints that were not evaluated to the end.
+        flags: (words, meaning) of the known flags that occur.
+    """
 
     page: ProtocolPage
     tiers: tuple[Tier, ...]
     speeds: Speeds | None
-    checkpoints: tuple[CheckpointView, ...]
+    checkpoints: Mapping[str, Sequence[Row]]
     methods: int
     without_result: int
+    flags: tuple[tuple[str, str], ...]
 
 
-class Site:
-    """The files of a site, collected before any is written.
+@dataclass(frozen=True)
+class Job:
+    """Files that are made together.
 
     Attributes:
-        files: path relative to the site → bytes.
+        paths: all files that it may write, relative to the site.
+        make: returns path → bytes.
     """
 
-    def __init__(self) -> None:
-        """Starts an empty site."""
-        self.files: dict[str, bytes] = {}
+    paths: tuple[str, ...]
+    make: Callable[[], Mapping[str, bytes]]
+
+
+class Pages:
+    """Makes pages from templates, which all know the sections for their navigation."""
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        """Loads all templates, so that no process has to do so again."""
         self._environment = environment()
+        self._sections = sections
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
 
-    def add(self, path: str, data: bytes) -> None:
-        """Adds a file.
-
-        Raises:
-            InvariantViolation: two pages claim one path.
-        """
-        if path in self.files:
-            raise InvariantViolation(
-                f"expected one page at {path}, got two; give the checkpoints different ids"
-            )
-        self.files[path] = data
-
-    def add_page(self, path: str, template: str, **values: Any) -> None:
-        """Adds a page made from a template, which also learns the way to the site's root."""
+    def page(self, path: str, template: str, **values: Any) -> bytes:
+        """Returns a page made from a template, which also learns the way to the site's root."""
         root = "../" * path.count("/")
-        page = self._environment.get_template(template).render(root=root, **values)
-        self.add(path, page.encode())
+        made = self._environment.get_template(template)
+        return made.render(root=root, sections=self._sections, **values).encode()
 
-    def add_picture(self, stem: str, title: str, drawing: figures.Drawing) -> Picture:
-        """Adds both themes of a figure and returns how to link to it."""
-        paths = (f"figures/{stem}.svg", f"figures/{stem}-dark.svg")
-        for path, data in zip(paths, (drawing.light, drawing.dark), strict=True):
-            self.add(path, data)
-        return Picture(*paths, title, drawing.words)
-
-    def add_strip(self, stem: str, strip: Strip) -> StripPicture:
-        """Adds a strip's images and returns how to link to them."""
-        sheet = images.draw(strip.originals, strip.adversarial, strip.scale)
-        path = f"figures/{stem}.png"
-        self.add(path, sheet.data)
-        return StripPicture(strip, path, sheet.width, sheet.height)
+    def job(self, path: str, template: str, **values: Any) -> Job:
+        """Returns the job of making such a page."""
+        return Job((path,), lambda: {path: self.page(path, template, **values)})
 
 
 def environment() -> Environment:
@@ -135,154 +187,305 @@ def environment() -> Environment:
     return engine
 
 
-def render(frame: pd.DataFrame, site: Path, protocols: Mapping[str, ProtocolPage]) -> list[Path]:
+def render(
+    frame: pd.DataFrame,
+    site: Path,
+    protocols: Mapping[str, ProtocolPage],
+    rest: Details | None = None,
+    processes: int = 1,
+) -> list[Path]:
     """Renders the leaderboard and returns the paths of all its files, sorted.
 
     Args:
         frame: one row a checkpoint, protocol and tier, as `records.frame` gives it.
         site: the folder to render into; made if it does not exist.
         protocols: id → what to say about it; those without rows get a page as well.
+        rest: returns the columns of a row that only its own page shows, where the frame does
+            without them; `strips_at_most` of the row then says for how many strips there is space.
+        processes: how many make pages at a time, 0 for one a core; the files do not depend on it.
 
     Raises:
         UnknownName: a row under a protocol that is not in `protocols`.
+        InvariantViolation: two pages claim one path.
         StorageError: the folder cannot be written.
+        WorkerLost: a process was killed.
     """
-    rows = rank(frame).to_dict("records")
-    lines = curves(frame).to_dict("records")
-    grouped: dict[str, list[Row]] = {name: [] for name in protocols}
+    rows = rank(frame, processes).to_dict("records")
+    lines = _by(curves(frame).to_dict("records"), "protocol")
     for row in rows:
         lookup("protocol", str(row["protocol"]), protocols)
-        grouped[str(row["protocol"])].append(row)
-    content = Site()
+    grouped = _by(rows, "protocol")
     sections = [
-        _section(content, page, grouped[name], [line for line in lines if line["protocol"] == name])
+        _section(page, grouped.get(name, []), lines.get(name, []))
         for name, page in protocols.items()
     ]
     # Boards with results lead; the order among them is the caller's.
     sections.sort(key=lambda section: not section.checkpoints)
-    content.add_page("index.html", "index.html.jinja", sections=sections)
-    for section in sections:
-        _add_pages(content, section, sections)
-    for asset in sorted((HERE / "static").iterdir()):
-        if asset.is_file():
-            content.add(f"static/{asset.name}", asset.read_bytes())
-    return _publish(content.files, site)
+    return _publish(list(_jobs(Pages(sections), sections, rest)), site, processes)
 
 
-def _section(
-    content: Site, page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]
-) -> Section:
+def _by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(row[column]), []).append(row)
+    return found
+
+
+def _section(page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]) -> Section:
     tiers: list[Tier] = []
     largest = 0
-    for board in views.boards(page, rows):
-        standing = [row for row in rows if row["tier"] == board.tier and has_result(row)]
+    # By the words on the page: tiers that read alike share a board.
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(text(row["tier"]), []).append(row)
+    for board in views.order(page, members):
+        own = members[board]
+        standing = [row for row in own if has_result(row)]
         examples = max((int(row["examples"]) for row in standing), default=0)
         # Tiers are prefixes of one list: a smaller one's curves repeat a larger one's. An accuracy
         # that the protocol does not trust enough to rank is not drawn either.
         drawn = [row for row in standing if ranked(row)] if examples > largest else []
-        pictures = _board_pictures(content, page, board, drawn)
-        along = [line for line in lines if drawn and line["tier"] == board.tier]
-        tiers.append(Tier(board, pictures, summaries(along), triples(drawn)))
+        along = [line for line in lines if drawn and text(line["tier"]) == board]
+        tiers.append(_tier(page, board, own, drawn, summaries(along)))
         largest = max(largest, examples)
-    ids = list(dict.fromkeys(str(row["checkpoint_id"]) for row in rows))
-    of = {name: [row for row in rows if str(row["checkpoint_id"]) == name] for name in ids}
-    checkpoints = tuple(details.checkpoint(page, of[name]) for name in ids)
+    checkpoints = _by(rows, "checkpoint_id")
+    leading = (details.leading(found) for found in checkpoints.values())
     return Section(
         page=page,
         tiers=tuple(tiers),
         speeds=speeds(rows),
         checkpoints=checkpoints,
         methods=len({str(row["method"]) for row in rows}),
-        without_result=sum(not view.robust.known for view in checkpoints),
+        without_result=sum(not share(row, "robust_accuracy").known for row in leading),
+        flags=_flags_seen(rows),
     )
 
 
-def _board_pictures(
-    content: Site, page: ProtocolPage, board: Board, rows: Sequence[Row]
-) -> tuple[Picture, ...]:
-    pictures = []
-    for measure in MEASURES:
-        for chart in charts(rows, measure):
-            stem = slug(f"{page.id} {board.tier} {measure} {chart.group}")
-            title = f"{measure.capitalize()} against sparsity, {chart.group}"
-            pictures.append(content.add_picture(stem, title, figures.draw_chart(chart)))
-    return tuple(pictures)
+def _tier(
+    page: ProtocolPage,
+    name: str,
+    rows: Sequence[Row],
+    drawn: Sequence[Row],
+    along: tuple[Summary, ...],
+) -> Tier:
+    mixed, groups = views.mixed(rows), views.groups(rows)
+    found = [(m, chart) for m in MEASURES for chart in charts(drawn, m)]
+    pictures = tuple((_picture(page, name, measure, chart), chart) for measure, chart in found)
+    if len(rows) <= ROWS_A_PAGE:
+        board = views.board(page, name, rows, groups, mixed)
+        return Tier(board, mixed, pictures, along, bool(drawn), triples(drawn))
+    parts = tuple(_parts(page, name, groups))
+    outline = _outline(page, groups, mixed, parts)
+    board = views.board(page, name, rows, (), mixed, outline)
+    lines = _lines(page, name, along)
+    return Tier(board, mixed, pictures, (), bool(drawn), None, parts, lines)
 
 
-def _add_pages(content: Site, section: Section, sections: Sequence[Section]) -> None:
-    """Adds a protocol's page and the pages of its checkpoints."""
-    flags = _flags_seen(section)
-    content.add_page(
-        f"{section.page.folder}/index.html",
-        "protocol.html.jinja",
-        section=section,
-        sections=sections,
-        flags=flags,
-    )
-    if section.speeds is not None:
-        content.add_page(
-            f"{section.page.folder}/latency.html",
+def _picture(page: ProtocolPage, tier: str, measure: str, chart: Chart) -> Picture:
+    stem = slug(f"{page.id} {tier} {measure} {chart.group}")
+    title = f"{measure.capitalize()} against sparsity, {chart.group}"
+    return Picture(f"figures/{stem}.svg", f"figures/{stem}-dark.svg", title, chart.words())
+
+
+def _parts(page: ProtocolPage, tier: str, groups: Sequence[Group]) -> Iterator[Part]:
+    """Yields the pages of a large board; a group begins a page unless it fits on the one before."""
+    first = 1
+    for number_, members in enumerate(views.cut(groups, ROWS_A_PAGE), start=1):
+        last = first - 1 + sum(len(group.rows) for group in members)
+        path = f"{page.folder}/{slug(f'{tier} rows {number_}')}.html"
+        yield Part(f"rows {first:,}–{last:,}", path, tuple(members))
+        first = last + 1
+
+
+def _outline(
+    page: ProtocolPage, groups: Sequence[Group], mixed: Mixed, parts: Sequence[Part]
+) -> tuple[Cell, ...]:
+    """Returns the groups of a large board with no rows but the first, and the page of the rest."""
+    places: dict[str, str] = {}
+    for part in parts:
+        for group in part.groups:
+            places.setdefault(group.key, part.href)
+    found = []
+    for group in groups:
+        leaders = [row for row in group.rows if row["rank"] == 1] if group.ranked else []
+        shown = tuple(views.board_row(row, page, mixed) for row in leaders[:_NAMED])
+        more = len(leaders) - len(shown)
+        found.append(Cell(group.title, group.note, shown, places[group.key], len(group.rows), more))
+    return tuple(found)
+
+
+def _lines(page: ProtocolPage, tier: str, along: tuple[Summary, ...]) -> tuple[Part, ...]:
+    """Returns the pages of what methods come to on a large board."""
+    found = []
+    for first in range(0, len(along), ROWS_A_PAGE):
+        lines = along[first : first + ROWS_A_PAGE]
+        path = f"{page.folder}/{slug(f'{tier} lines {first}')}.html"
+        found.append(Part(f"lines {first + 1:,}–{first + len(lines):,}", path, lines=lines))
+    return tuple(found)
+
+
+def _jobs(engine: Pages, sections: Sequence[Section], rest: Details | None) -> Iterator[Job]:
+    """Yields all jobs; what takes longest comes early, so that nobody waits for it in the end."""
+    for section in sections:
+        for tier in section.tiers:
+            yield from _tier_jobs(engine, section, tier)
+    yield engine.job("index.html", "index.html.jinja")
+    for section in sections:
+        path = f"{section.page.folder}/index.html"
+        yield engine.job(path, "protocol.html.jinja", section=section)
+        yield from _latency_jobs(engine, section)
+    for section in sections:
+        found = list(section.checkpoints.values())
+        for start in range(0, len(found), _CHUNK):
+            chunk = found[start : start + _CHUNK]
+            paths = tuple(path for rows in chunk for path in _paths(rows))
+            yield Job(paths, partial(_checkpoints, engine, section.page, chunk, rest))
+    for asset in sorted((HERE / "static").iterdir()):
+        if asset.is_file():
+            path = f"static/{asset.name}"
+            yield Job((path,), partial(_copied, path, asset))
+
+
+def _tier_jobs(engine: Pages, section: Section, tier: Tier) -> Iterator[Job]:
+    for picture, chart in tier.figures:
+        yield Job((picture.light, picture.dark), partial(_drawn, picture, chart))
+    for part in (*tier.parts, *tier.lines):
+        yield Job((part.href,), partial(_part, engine, section, tier, part))
+
+
+def _latency_jobs(engine: Pages, section: Section) -> Iterator[Job]:
+    """Yields the pages of latencies of a protocol, each with as many rows as a page may have."""
+    if section.speeds is None:
+        return
+    rows = section.speeds.rows
+    starts = range(0, len(rows), ROWS_A_PAGE)
+    names = ["latency.html", *(f"latency-{number}.html" for number in range(2, len(starts) + 1))]
+    for start, name in zip(starts, names, strict=True):
+        shown = replace(section.speeds, rows=rows[start : start + ROWS_A_PAGE])
+        yield engine.job(
+            f"{section.page.folder}/{name}",
             "latency.html.jinja",
             section=section,
-            sections=sections,
-            speeds=section.speeds,
-        )
-    for view in section.checkpoints:
-        content.add_page(
-            view.path,
-            "checkpoint.html.jinja",
-            view=view,
-            page=section.page,
-            sections=sections,
-            picture=_curve_picture(content, view),
-            strips=_strip_pictures(content, view),
+            speeds=shown,
+            name=name,
+            names=names,
         )
 
 
-def _curve_picture(content: Site, view: CheckpointView) -> Picture | None:
-    if view.curve is None:
-        return None
-    stem = f"curve-{_stem(view)}"
-    title = f"Robust and certified accuracy, {view.examples} examples"
-    return content.add_picture(stem, title, figures.draw_security_curve(view.curve))
+def _copied(path: str, asset: Path) -> dict[str, bytes]:
+    return {path: asset.read_bytes()}
 
 
-def _strip_pictures(content: Site, view: CheckpointView) -> tuple[StripPicture, ...]:
-    strips = () if view.evidence is None else view.evidence.strips
-    return tuple(
-        content.add_strip(f"strip-{_stem(view)}-{number}", strip)
-        for number, strip in enumerate(strips, start=1)
+def _drawn(picture: Picture, chart: Chart) -> dict[str, bytes]:
+    drawing = figures.draw_chart(chart)
+    return {picture.light: drawing.light, picture.dark: drawing.dark}
+
+
+def _part(engine: Pages, section: Section, tier: Tier, part: Part) -> dict[str, bytes]:
+    """Returns a page with a part of a large board, and the triples of the same rows."""
+    rows = [row for group in part.groups for row in group.rows]
+    drawn = [row for row in rows if ranked(row)] if tier.drawn else []
+    page = engine.page(
+        part.href,
+        "part.html.jinja",
+        page=section.page,
+        tier=tier,
+        part=part,
+        parts=tier.parts if part.groups else tier.lines,
+        board=views.board(section.page, tier.board.tier, rows, part.groups, tier.mixed),
+        aer=triples(drawn),
     )
+    return {part.href: page}
 
 
-def _stem(view: CheckpointView) -> str:
-    return view.path.removesuffix(".html").replace("/", "-")
+def _paths(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields the files that the page of a checkpoint may have, strips included."""
+    row = details.leading(rows)
+    path = views.checkpoint_path(row)
+    yield path
+    most = number(row.get("strips_at_most", len(entries(row.get("strips")))))
+    yield from (_strip_path(path, place) for place in range(1, int(most) + 1))
 
 
-def _flags_seen(section: Section) -> list[tuple[str, str]]:
+def _strip_path(page: str, place: int) -> str:
+    return f"figures/strip-{page.removesuffix('.html').replace('/', '-')}-{place}.png"
+
+
+def _checkpoints(
+    engine: Pages, page: ProtocolPage, chunk: Sequence[Sequence[Row]], rest: Details | None
+) -> dict[str, bytes]:
+    """Returns the pages of some checkpoints with their images."""
+    files: dict[str, bytes] = {}
+    for rows in chunk:
+        if rest is not None:
+            leading = details.leading(rows)
+            whole = {**leading, **rest(leading)}
+            rows = [whole if row is leading else row for row in rows]
+        view = details.checkpoint(page, rows)
+        strips = tuple(_add_strips(files, view))
+        curve = view.curve and Markup(figures.draw_security_curve(view.curve))
+        files[view.path] = engine.page(
+            view.path, "checkpoint.html.jinja", view=view, page=page, curve=curve, strips=strips
+        )
+    return files
+
+
+def _add_strips(files: dict[str, bytes], view: CheckpointView) -> Iterator[StripPicture]:
+    """Adds the images of a checkpoint's strips and yields how to link to them."""
+    strips = () if view.evidence is None else view.evidence.strips
+    for place, strip in enumerate(strips, start=1):
+        sheet = images.draw(strip.originals, strip.adversarial, strip.scale)
+        path = _strip_path(view.path, place)
+        files[path] = sheet.data
+        yield StripPicture(strip, path, sheet.width, sheet.height)
+
+
+def _flags_seen(rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
     """Returns (words, meaning) of the known flags that occur on a protocol's boards."""
-    lines = [
-        row
-        for tier in section.tiers
-        for cell in (*tier.board.cells, *tier.board.unranked)
-        for row in cell.rows
-    ]
-    seen = {flag.words for row in lines for flag in row.flags}
-    return [(known.words, known.meaning) for known in FLAGS.values() if known.words in seen]
+    names = {text(flag.get("name")) for row in rows for flag in entries(row.get("flags"))}
+    seen = {flag_words(name).words for name in names}
+    return tuple((known.words, known.meaning) for known in FLAGS.values() if known.words in seen)
 
 
-def _publish(files: Mapping[str, bytes], site: Path) -> list[Path]:
+def _publish(jobs: Sequence[Job], site: Path, processes: int) -> list[Path]:
     """Writes what changed, removes what only earlier renders wrote, returns all paths."""
     earlier = _earlier(site)
     # Named before written: whatever moment the process is killed at, the next render knows every
     # file of this one.
-    _write(site, LISTING, _listing({*earlier, *files}))
-    for path, data in files.items():
-        _write(site, path, data)
-    for path in sorted(earlier - set(files)):
+    _write(site, LISTING, _listing({*earlier, *claimed(jobs)}))
+    written: set[str] = set()
+    for paths in map_forked(partial(_make, site), jobs, processes):
+        written.update(paths)
+    for path in sorted(earlier - written):
         _remove(site, path)
-    _write(site, LISTING, _listing(set(files)))
-    return sorted(site / path for path in (*files, LISTING))
+    _write(site, LISTING, _listing(written))
+    return sorted(site / path for path in (*written, LISTING))
+
+
+def claimed(jobs: Iterable[Job]) -> set[str]:
+    """Returns the files that jobs may write.
+
+    Raises:
+        InvariantViolation: two pages claim one path.
+    """
+    found: set[str] = set()
+    for path in (path for job in jobs for path in job.paths):
+        if path in found:
+            raise InvariantViolation(
+                f"expected one page at {path}, got two; give the checkpoints different ids"
+            )
+        found.add(path)
+    return found
+
+
+def _make(site: Path, job: Job) -> list[str]:
+    """Makes and writes the files of a job, and returns their paths."""
+    files = job.make()
+    for path, data in files.items():
+        if path not in job.paths:
+            raise InvariantViolation(f"expected files that were named before, got {path}")
+        _write(site, path, data)
+    return list(files)
 
 
 def _listing(paths: set[str]) -> bytes:
@@ -303,7 +506,8 @@ def _write(site: Path, path: str, data: bytes) -> None:
     target = site / path
     if target.is_file() and not target.is_symlink() and target.read_bytes() == data:
         return
-    write_atomically(target, data)
+    # Pages can be made again, so none waits until the disk has it.
+    write_atomically(target, data, durable=False)
 
 
 def _remove(site: Path, path: str) -> None:

@@ -4,8 +4,8 @@ Templates decide where a value stands, never how it reads or what it means.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from benchmark.leaderboard import DENSE, has_result
@@ -147,11 +147,23 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """Rows that are ranked against each other, or that share a reason for having no rank."""
+    """Rows that are ranked against each other, or that share a reason for having no rank.
+
+    Attributes:
+        title: what the rows share.
+        note: what must be said of all of them.
+        rows: all of them; of a group of a large board only the first.
+        href: the page where they all are, of a group of a large board.
+        total: their number there.
+        unnamed: rows of the first rank there that are not in `rows`.
+    """
 
     title: str
     note: str
     rows: tuple[BoardRow, ...]
+    href: str = ""
+    total: int = 0
+    unnamed: int = 0
 
     @property
     def leaders(self) -> tuple[BoardRow, ...]:
@@ -190,6 +202,25 @@ def checkpoint_path(row: Row) -> str:
     return f"{folder(str(row['protocol']))}/{slug(str(row['checkpoint_id']))}.html"
 
 
+@dataclass(frozen=True)
+class Group:
+    """Rows that are ranked against each other or share a reason for having no rank, as they are.
+
+    Attributes:
+        key: one for each group of a board, whatever part of its rows is here.
+        title: what the rows share.
+        note: what must be said of all of them.
+        ranked: whether they have ranks.
+        rows: in leaderboard order.
+    """
+
+    key: str
+    title: str
+    note: str
+    ranked: bool
+    rows: Sequence[Row]
+
+
 def boards(page: ProtocolPage, rows: Sequence[Row]) -> list[Board]:
     """Returns a board for each tier with rows, the one with most results first.
 
@@ -197,17 +228,39 @@ def boards(page: ProtocolPage, rows: Sequence[Row]) -> list[Board]:
         page: the protocol.
         rows: its ranked rows, in leaderboard order.
     """
-    tiers = list(dict.fromkeys(text(row["tier"]) for row in rows))
-    found = [
-        _board(page, tier, [row for row in rows if text(row["tier"]) == tier]) for tier in tiers
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(text(row["tier"]), []).append(row)
+    return [
+        board(page, tier, members[tier], groups(members[tier]), mixed(members[tier]))
+        for tier in order(page, members)
     ]
-    sizes = {board.tier: page.tiers.get(board.tier, 0) for board in found}
-    return sorted(found, key=lambda board: (-board.ranked, -sizes[board.tier], board.tier))
 
 
-def _board(page: ProtocolPage, tier: str, rows: Sequence[Row]) -> Board:
-    mixed = _mixed(rows)
-    standing = [row for row in rows if ranked(row)]
+def order(page: ProtocolPage, members: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Returns the tiers that have rows, the one with most ranks first."""
+    standing = {tier: sum(ranked(row) for row in rows) for tier, rows in members.items()}
+    return sorted(members, key=lambda tier: (-standing[tier], -page.tiers.get(tier, 0), tier))
+
+
+def board(
+    page: ProtocolPage,
+    tier: str,
+    rows: Sequence[Row],
+    members: Iterable[Group],
+    mixed: Mixed,
+    outline: Sequence[Cell] = (),
+) -> Board:
+    """Returns the table of one tier.
+
+    Args:
+        page: the protocol.
+        tier: as displayed.
+        rows: all of the tier.
+        members: the groups to show.
+        mixed: where rows must name their seed or recipe.
+        outline: groups without their rows, in place of `members`.
+    """
     examples = max((number(row["examples"]) for row in rows if has_result(row)), default=math.nan)
     if not math.isfinite(examples):
         examples = number(page.tiers.get(tier))
@@ -215,37 +268,63 @@ def _board(page: ProtocolPage, tier: str, rows: Sequence[Row]) -> Board:
     if examples >= 1:
         low, high = wilson(int(examples) // 2, int(examples))
         margin = f"{50 * (high - low):.1f}"
-    cells = list(dict.fromkeys(row["cell"] for row in standing))
+    cells = [(group.ranked, _cell(group, page, mixed)) for group in members]
+    cells += [(bool(cell.rows), cell) for cell in outline]
     return Board(
         tier=tier,
         examples=count(examples),
         margin=margin,
         threat=text(page.threat),
-        cells=tuple(
-            _cell([row for row in standing if row["cell"] == cell], page, mixed) for cell in cells
-        ),
-        unranked=_unranked([row for row in rows if not ranked(row)], page, mixed),
+        cells=tuple(cell for standing, cell in cells if standing),
+        unranked=tuple(cell for standing, cell in cells if not standing),
     )
 
 
-def _unranked(rows: Sequence[Row], page: ProtocolPage, mixed: Mixed) -> tuple[Cell, ...]:
-    """Returns the rows with a result but no rank, and those without a result."""
-    groups = (
-        Cell(
-            "not ranked",
-            "the protocol gives no rank to rows that show these signs",
-            tuple(board_row(row, page, mixed) for row in rows if has_result(row)),
-        ),
-        Cell(
-            "without a result",
-            "",
-            tuple(board_row(row, page, mixed) for row in rows if not has_result(row)),
-        ),
-    )
-    return tuple(group for group in groups if group.rows)
+def _cell(group: Group, page: ProtocolPage, mixed: Mixed) -> Cell:
+    rows = tuple(board_row(row, page, mixed) for row in group.rows)
+    return Cell(group.title, group.note, rows)
 
 
-def _mixed(rows: Sequence[Row]) -> Mixed:
+def groups(rows: Sequence[Row]) -> list[Group]:
+    """Returns a board's rows by cell, then those with a result but no rank, then the others."""
+    cells: dict[str, list[Row]] = {}
+    apart: list[Row] = []
+    without: list[Row] = []
+    for row in rows:
+        if ranked(row):
+            cells.setdefault(row["cell"], []).append(row)
+        else:
+            (apart if has_result(row) else without).append(row)
+    found = [Group(cell, *_heading(members), True, members) for cell, members in cells.items()]
+    note = "the protocol gives no rank to rows that show these signs"
+    found.append(Group("not ranked", "not ranked", note, False, apart))
+    found.append(Group("without a result", "without a result", "", False, without))
+    return [group for group in found if group.rows]
+
+
+def cut(members: Iterable[Group], most: int) -> list[list[Group]]:
+    """Returns groups over several pages, in order: no page has more than `most` rows.
+
+    A group stays whole where it can. The note of a part of a group says which part it is.
+    """
+    pages: list[list[Group]] = [[]]
+    for group in members:
+        if pages[-1] and sum(len(one.rows) for one in pages[-1]) + len(group.rows) > most:
+            pages.append([])
+        for start in range(0, len(group.rows), most):
+            if start:
+                pages.append([])
+            rows = group.rows[start : start + most]
+            note = group.note
+            if len(rows) < len(group.rows):
+                which = f"rows {start + 1:,}–{start + len(rows):,} of {len(group.rows):,} here"
+                note = f"{which}; {note}" if note else which
+            pages[-1].append(replace(group, note=note, rows=rows))
+    return pages
+
+
+def mixed(rows: Sequence[Row]) -> Mixed:
+    """Returns where the names of a board's rows alone do not tell them apart."""
     return Mixed(
         _several((_setting(row), text(row.get("seed"))) for row in rows),
         _several((str(row["cell"]), text(row.get("recipe"))) for row in rows),
@@ -265,7 +344,8 @@ def _setting(row: Row) -> tuple[str, ...]:
     return tuple(str(row[column]) for column in columns)
 
 
-def _cell(rows: Sequence[Row], page: ProtocolPage, mixed: Mixed) -> Cell:
+def _heading(rows: Sequence[Row]) -> tuple[str, str]:
+    """Returns the title of a cell and what must be said of all its rows."""
     first = rows[0]
     dense = all(row["method"] == DENSE for row in rows)
     sparsity = f"{sparsity_percent(number(first['bucket']))} % sparsity"
@@ -279,11 +359,7 @@ def _cell(rows: Sequence[Row], page: ProtocolPage, mixed: Mixed) -> Cell:
         remarks.append(f"{tied} of {len(rows)} share the first rank: no test tells them apart")
     if any(row["incomplete"] for row in rows):
         remarks.append("incomplete: controls are missing")
-    return Cell(
-        f"{title}, {text(first['architecture'])}",
-        "; ".join(remarks),
-        tuple(board_row(row, page, mixed) for row in rows),
-    )
+    return f"{title}, {text(first['architecture'])}", "; ".join(remarks)
 
 
 def board_row(row: Row, page: ProtocolPage, mixed: Mixed = Mixed()) -> BoardRow:

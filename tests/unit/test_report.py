@@ -47,8 +47,8 @@ from benchmark.report.figures import (
 from benchmark.report.images import FRAME_GREY, GAP, SIDE, columns, draw
 from benchmark.report.papers import triples
 from benchmark.report.shares import counted, exact, fraction, gain, interval, same_epsilon
-from benchmark.report.site import LISTING, Site, environment
-from benchmark.report.views import boards
+from benchmark.report.site import LISTING, Job, claimed, environment
+from benchmark.report.views import Group, boards, cut
 from benchmark.report.wording import (
     FLAGS,
     duration,
@@ -139,8 +139,8 @@ def test_every_page_of_the_plan_exists(site):
     assert all((site / name / "index.html").is_file() for name in PAGES)
     assert len(list((site / "digits-linf").glob("*.html"))) == 2 + 19
     assert (site / "static" / "style.css").is_file()
-    # Two measures and one curve for each of the 18 finished checkpoints, each in two themes.
-    assert len(list((site / "figures").glob("*.svg"))) == 2 * (2 + 18)
+    # Two measures in two themes each.
+    assert len(list((site / "figures").glob("*.svg"))) == 2 * 2
     assert len(list((site / "figures").glob("*.png"))) == 3
 
 
@@ -1050,10 +1050,63 @@ def test_links_are_http_only():
 
 
 def test_two_pages_on_one_path_are_refused():
-    content = Site()
-    content.add("a.html", b"")
+    jobs = [Job(("a.html", "b.html"), dict), Job(("a.html",), dict)]
+    assert claimed(jobs[:1]) == {"a.html", "b.html"}
     with pytest.raises(InvariantViolation, match="one page at a.html"):
-        content.add("a.html", b"")
+        claimed(jobs)
+
+
+# Boards that are too large for a page
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """The board of 19 checkpoints with room for four rows a page."""
+    monkeypatch.setattr("benchmark.report.site.ROWS_A_PAGE", 4)
+    render(evidence_frame(), tmp_path, PAGES)
+    return tmp_path
+
+
+def board_names(html):
+    """The links of the table rows of a board, in order, that of each checkpoint's page."""
+    table = re.search(r'<table class="board.*?</table>', html, re.DOTALL)
+    found = re.findall(r'<th scope="row" class="name"><a href="([^"]*)"', table[0])
+    return [Path(link).name for link in found]
+
+
+def test_no_row_of_a_large_board_is_lost_or_doubled(large, site):
+    whole = board_names((site / "digits-linf" / "index.html").read_text())
+    parts = (large / "digits-linf").glob("full-rows-*.html")
+    ordered = sorted(parts, key=lambda path: int(path.name.split("-")[2]))
+    shown = [board_names(path.read_text()) for path in ordered]
+    assert max(map(len, shown)) <= 4
+    assert [name for names in shown for name in names] == whole
+
+
+def test_a_large_board_says_where_its_rows_are(large):
+    page = Page((large / "digits-linf" / "index.html").read_text())
+    assert "This board is too large for one page" in page.text
+    parts = [link for link in page.links if "-rows-" in link]
+    assert {Path(link).name for link in parts} == {
+        path.name for path in (large / "digits-linf").glob("*-rows-*.html")
+    }
+    assert "rows 1–" in page.text and "Remarks" in page.text
+
+
+def test_a_group_that_is_larger_than_a_page_says_which_rows_are_here():
+    group = Group("a", "title", "a note", True, list(range(7)))
+    other = Group("b", "other", "", True, [7, 8])
+    pages = cut([group, other], 3)
+    assert [[list(part.rows) for part in page] for page in pages] == [
+        [[0, 1, 2]], [[3, 4, 5]], [[6], [7, 8]]
+    ]  # fmt: skip
+    assert pages[1][0].note == "rows 4–6 of 7 here; a note"
+    assert cut([other], 3)[0][0] == other
+
+
+def test_several_processes_give_the_same_bytes(site, tmp_path):
+    render(evidence_frame(), tmp_path, PAGES, processes=2)
+    assert contents(tmp_path) == contents(site)
 
 
 # Bytes and files
@@ -1116,11 +1169,11 @@ def test_a_killed_render_leaves_no_orphans(tmp_path, monkeypatch):
 
     original, written = module.write_atomically, []
 
-    def failing(path, data):
+    def failing(path, data, durable=True):
         if len(written) == 12:
             raise StorageError("disk full")
         written.append(path)
-        original(path, data)
+        original(path, data, durable)
 
     monkeypatch.setattr(module, "write_atomically", failing)
     with pytest.raises(StorageError, match="disk full"):
@@ -1208,7 +1261,7 @@ def test_attacks_at_the_protocols_epsilon_come_first():
 def test_a_certified_curve_that_ends_early_is_named_at_its_end():
     row = make_row("a", 0.9, outcomes_of(0.5, np.random.default_rng(0)))
     row["certified_curve"] = row["certified_curve"][:2]
-    texts = svg_texts(draw_security_curve(security_curve(row)).light)
+    texts = svg_texts(draw_security_curve(security_curve(row)))
     assert {"robust", "certified", "protocol: 3/16"} <= set(texts)
 
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from benchmark import statistics
 from benchmark.errors import ContractError
 from benchmark.statistics import (
     area_under_curve,
@@ -704,3 +705,55 @@ def test_other_examples_are_refused_with_their_number(other, differ):
 def test_anything_but_a_vector_of_indices_is_refused(wrong):
     with pytest.raises(ContractError, match="expected a vector of example indices"):
         check_paired(np.array([4, 1]), wrong)
+
+
+def slow_rank_intervals(outcomes, generator, resamples, confidence):
+    """The definition, one row and one comparison after the other."""
+    rows, examples = outcomes.shape
+    right = outcomes.sum(axis=1)
+    shifts = statistics._resampled(outcomes, generator, resamples) - right
+    found = []
+    for row in range(rows):
+        lead = (right - right[row]).astype(float)
+        unlike = (outcomes != outcomes[row]).sum(axis=1)
+        scale = np.sqrt(unlike + 2 - lead**2 / (examples + 2))
+        farthest = (np.abs(shifts - shifts[:, [row]]) / scale).max(axis=1)
+        limit = scale * np.quantile(farthest, confidence, method="higher")
+        clear = np.abs(lead) - 1 > limit + 1e-6
+        found.append((1 + (clear & (lead > 0)).sum(), rows - (clear & (lead < 0)).sum()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "examples", "resamples", "confidence"),
+    [
+        (1, 5, 10, 0.9),
+        (2, 7, 3, 0.5),
+        (30, 200, 777, 0.8),
+        (60, 300, 400, 0.95),
+        (4, 10, 50, 0.999),
+    ],
+)
+def test_fast_rank_intervals_are_those_of_the_definition(rows, examples, resamples, confidence):
+    draw = np.random.default_rng(rows)
+    hard = draw.standard_normal(examples) + 0.3 * draw.standard_normal((rows, examples))
+    outcomes = hard < draw.random(rows)[:, None]
+    low, high = statistics.rank_intervals(outcomes, np.random.default_rng(1), resamples, confidence)
+    slow = slow_rank_intervals(outcomes, np.random.default_rng(1), resamples, confidence)
+    assert list(zip(low, high, strict=True)) == slow
+
+
+def test_closed_forms_agree_with_scipys_tests():
+    for trials in (1, 2, 7, 250, 1000):
+        for successes in {0, 1, trials // 3, trials // 2, trials - 1, trials}:
+            test = binomtest(successes, trials)
+            for ours, method in (
+                (statistics.wilson, "wilson"),
+                (statistics.clopper_pearson, "exact"),
+            ):
+                theirs = test.proportion_ci(0.95, method=method)
+                assert ours(successes, trials) == pytest.approx(
+                    (theirs.low, theirs.high), abs=1e-11
+                )
+            first = np.arange(trials) < successes
+            assert statistics.mcnemar_exact(first, ~first) == pytest.approx(test.pvalue, rel=1e-11)

@@ -140,7 +140,7 @@ def test_multiply_adds_are_counted():
     with torch.no_grad():
         model.body[0].weight[0, 0, 0] = 0
     small = compact(model)
-    assert entries(small, (1, 4, 4)) == 15 * 4 + 2 * 4 + 16
+    assert entries(small, (1, 4, 4)) == 15 * 4 + 16
     # Features of the input, of normalisation, of the convolution, flattened, and of the logits.
     assert dense_work(small, (1, 4, 4)) == 2 * 9 * 4 + 16 + 40 * (16 + 16 + 8 + 8 + 2)
 

@@ -1,0 +1,44 @@
+"""Copies of this process answer in order, and what goes wrong in one is heard of."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from benchmark.errors import RecordError, WorkerLost
+from benchmark.forks import map_forked
+
+forked = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs forks")
+
+
+def test_answers_come_in_order_from_elsewhere() -> None:
+    found = list(map_forked(lambda number: (number, os.getpid()), range(20), 2))
+    assert [number for number, _ in found] == list(range(20))
+    if sys.platform.startswith("linux"):
+        assert os.getpid() not in {place for _, place in found}
+
+
+def test_one_process_is_this_one() -> None:
+    assert set(map_forked(lambda _: os.getpid(), range(3), 1)) == {os.getpid()}
+    assert list(map_forked(str, [], 4)) == []
+
+
+def _fails(number: int) -> int:
+    if number >= 2:
+        raise RecordError(f"expected a record, got none: {number}")
+    return number
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_first_error_in_order_is_raised(processes: int) -> None:
+    answers = map_forked(_fails, range(10), processes)
+    assert [next(answers), next(answers)] == [0, 1]
+    with pytest.raises(RecordError, match="none: 2"):
+        next(answers)
+
+
+@forked
+def test_a_killed_process_is_a_clear_error() -> None:
+    with pytest.raises(WorkerLost, match="--workers 1"):
+        list(map_forked(lambda _: os.kill(os.getpid(), signal.SIGKILL), range(4), 2))

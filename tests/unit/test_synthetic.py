@@ -1,0 +1,52 @@
+"""The synthetic project of the benchmarks keeps every promise that real records keep."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+from synthetic import SINGLE, make  # noqa: E402
+
+from benchmark import leaderboard, records  # noqa: E402
+from benchmark.manifest import read_manifest  # noqa: E402
+from benchmark.pipeline import Project, report  # noqa: E402
+from benchmark.workers import Workers  # noqa: E402
+
+
+def test_the_same_seed_gives_the_same_files_that_load_and_rank(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make(tmp_path / name, 14, SINGLE, seed=3)
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert first == second
+    project = Project(tmp_path / "one")
+    rows = records.load_all(project.results, read_manifest(project.manifest_path))
+    assert len(rows) == 14
+    ranked = leaderboard.rank(records.frame(rows))
+    assert ranked["rank"].notna().all()
+    accuracies = ranked["certified_accuracy"], ranked["robust_accuracy"], ranked["clean_accuracy"]
+    assert all(np.all(low <= high) for low, high in zip(accuracies, accuracies[1:], strict=False))
+
+
+def test_packed_records_give_the_pages_of_whole_ones(tmp_path: Path, monkeypatch) -> None:
+    """What several processes pack and send back is what one reads."""
+    import benchmark.pipeline.reporting as module
+    from benchmark.protocols import PROTOCOLS
+    from benchmark.report import render
+
+    make(tmp_path, 14, SINGLE)
+    project = Project(tmp_path, workers=Workers(2))
+    table = records.frame(records.load_all(project.results, project.manifest()))
+    render(table, tmp_path / "whole", {n: module.page(p) for n, p in PROTOCOLS.items()})
+    monkeypatch.setattr(module, "_MANY", 1)
+    monkeypatch.setattr(module, "_CHUNK", 4)
+    report(project)
+    whole, packed = (
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+        for root in (tmp_path / "whole", project.site)
+    )
+    assert whole == packed
