@@ -33,8 +33,10 @@ lint: setup  ## ruff and mypy
 
 check: lint test  ## everything that a change must pass
 
-bench: setup  ## speed, as ratios within one run
-	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+bench: setup  ## speed, as ratios within one run; writes docs/speed.md
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=.benchmarks/bench.json
+	$(BIN)/python tests/bench/pages.py .benchmarks/bench.json
 
 retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on the same machine
 	rm -rf .cache/pretrained .cache/training

@@ -6,6 +6,7 @@ Everything correct is attacked, proven or not. The report goes to stdout as Mark
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from statistics import fmean
 
 import torch
 
-from benchmark.distributed import map_jobs
+from benchmark.distributed import environment, map_jobs
 from benchmark.evaluations import AutoAttack
 from benchmark.evaluations.autoattack import Engine
 from benchmark.evaluations.engine import run_evaluation
@@ -25,6 +26,7 @@ from benchmark.protocols import protocol
 from benchmark.workers import Workers
 
 ROOT = Path(__file__).parents[2]
+SUMMARY = ROOT / "docs" / "speed.json"
 PROTOCOL = protocol("digits-linf")
 ENGINES: tuple[Engine, ...] = ("pyautoattack", "robustprune")
 
@@ -100,6 +102,17 @@ def main() -> None:
         f"examples the engines differ, on {fmean(within):.1f} two seeds of one engine.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+    summary = json.loads(SUMMARY.read_text()) if SUMMARY.is_file() else {}
+    summary["engines"] = {
+        "checkpoints": len(names),
+        "examples": chosen.examples,
+        "seeds": seeds,
+        "gap": {"mean": fmean(gaps), "least": min(gaps), "most": max(gaps)},
+        "between_engines": fmean(between),
+        "between_seeds": fmean(within),
+        "environment": dict(environment(torch.device("cpu"))),
+    }
+    SUMMARY.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
