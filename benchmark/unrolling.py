@@ -351,6 +351,9 @@ def _sizes(steps: Sequence[Step], features: int) -> list[int]:
 # --- Running
 
 
+_NOTHING = np.empty((0, 0), dtype=np.float32)
+
+
 class Unrolled(nn.Module):
     """A network over features, on the CPU; gradients are those of the inputs alone.
 
@@ -367,6 +370,9 @@ class Unrolled(nn.Module):
         self.seen = torch.from_numpy(np.flatnonzero(seen))
         count = sum(step.matrix.nnz for step in steps if step.matrix is not None)
         self.work = count + _PASS * sum(_sizes(steps, len(self.seen)))
+        # By step, the values that it is the last to read.
+        last = {position: at for at, step in enumerate(steps) for position in step.inputs}
+        self._done = [[i for i, by in last.items() if by == at] for at in range(len(steps))]
         # Sorted columns, so that sums run through memory in order.
         self._matrices = [s.matrix.sorted_indices() if s.matrix is not None else 0 for s in steps]
         self._transposed = [s.matrix.T.tocsr() if s.matrix is not None else 0 for s in steps]
@@ -378,8 +384,13 @@ class Unrolled(nn.Module):
         """Returns logits (N, K) of (N, C, H, W) inputs in [0, 1]."""
         return cast(Tensor, _Run.apply(inputs, self))
 
-    def values(self, features: Floats) -> list[Floats]:
-        """Returns the input's features (F, N) and all values (F', N)."""
+    def values(self, features: Floats, *, keep: bool = True) -> list[Floats]:
+        """Returns the input's features (F, N) and all values (F', N).
+
+        Args:
+            features: (F, N).
+            keep: else what nobody reads any more is given back, and stands there empty.
+        """
         values = [features]
         for at, step in enumerate(self.steps):
             first = values[step.inputs[0]]
@@ -394,6 +405,8 @@ class Unrolled(nn.Module):
             else:
                 made = np.maximum(first, 0)
             values.append(made)
+            for position in () if keep else self._done[at]:
+                values[position] = _NOTHING
         return values
 
     def pulled_back(self, values: Sequence[Floats], gradient: Floats) -> Floats:
@@ -452,7 +465,7 @@ class _Run(torch.autograd.Function):
     def forward(context: Any, inputs: Tensor, network: Unrolled) -> Tensor:
         flat = inputs.detach().flatten(1)
         features = flat.index_select(1, network.seen).t().contiguous().numpy()
-        values = network.values(features)
+        values = network.values(features, keep=inputs.requires_grad)
         context.network, context.shape = network, inputs.shape
         context.values = values if inputs.requires_grad else None
         return torch.from_numpy(np.ascontiguousarray(values[-1].T))
