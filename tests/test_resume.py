@@ -68,13 +68,14 @@ def test_killed_at_random_moments(
     project = make_project(tmp_path, DENSE, SPARSE)
     moments, kills = random.Random(workers), 0
     every = len(reference) * sum(len(FAST.shards("full", s)) for _, s in FAST.evaluations)
-    for _ in range(interruptions):
+    for left in reversed(range(interruptions)):
         process = start(project, workers)
         assert process.stdout is not None
         process.stdout.readline()
         before = finished_shards(project)
         # Waits for some shards to be done, then for a random moment inside the next one.
-        wanted = len(before) + moments.randint(0, 2 * every // interruptions - 2)
+        ahead = (every - len(before)) // (left + 2)
+        wanted = len(before) + moments.randint(0, max(0, 2 * ahead - 2))
         while len(finished_shards(project)) < wanted and process.poll() is None:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.2))
