@@ -23,6 +23,15 @@ Ratios are of one run on one machine. `make bench` measures the second half of t
 """
 
 
+COMMANDS = """\
+robustprune --root PROJECT --data-root DATA compress dense hydra --recipe mnist-short \\
+    --sparsity 0,0.99
+robustprune --root PROJECT --data-root DATA compress dense hydra --recipe mnist-certified \\
+    --objective crown-ibp --sparsity 0,0.9
+python tests/bench/autoattack.py PROJECT CHECKPOINT… --data-root DATA
+"""
+
+
 def taken_from(report: dict[str, Any]) -> dict[str, Any]:
     """Returns what is kept of a report of pytest-benchmark: seconds by group and name."""
     groups: dict[str, Any] = {}
@@ -68,7 +77,7 @@ def attacks(found: dict[str, Any]) -> Iterator[str]:
         "epsilons of the protocol, then the same attacks with the same settings on what is not "
         "proven, one process a core, their start included. Both decide on the network as published."
     )
-    yield "\n```\npython tests/bench/autoattack.py PROJECT CHECKPOINT… --data-root DATA\n```\n"
+    yield f"\n```\n{COMMANDS}```\n"
     yield (
         "| network | plain | exact | faster | proven | robust, plain / exact | apart | form |\n"
         "|---|---:|---:|---:|---:|---:|---:|---|"
