@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmark.distributed.crew import Begun, Ending, attempt, work
-from benchmark.distributed.machine import engine_digest, environment, resident, steady
+from benchmark.distributed.machine import engine_digest, evaluation_environment, resident, steady
 from benchmark.errors import ContractError, ExtraMissing, shorten
 from benchmark.workers import Workers
 
@@ -177,7 +177,7 @@ class _Task:
 
 def _facts(device: torch.device) -> dict[str, str]:
     """Returns what must be the same on all machines for results to be the same."""
-    return {**environment(device), "engine": engine_digest()[:12]}
+    return {"tuning": "", **evaluation_environment(device), "engine": engine_digest()[:12]}
 
 
 def _call(task: _Task, job: object) -> tuple[object, Exception | None]:
