@@ -337,8 +337,8 @@ def test_freed_memory_is_used_again() -> None:
         )
         return int(found.stdout)
 
-    # Twenty times sixteen megabytes are eighty thousand pages.
-    assert faults("kept") < 2000 < 20_000 < faults("given back")
+    # Twenty times sixteen megabytes are eighty thousand pages, or fewer and larger ones.
+    assert 10 * faults("kept") < faults("given back")
 
 
 def test_without_ray_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
