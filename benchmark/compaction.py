@@ -160,7 +160,7 @@ def multiply_adds(network: Compact, shape: tuple[int, int, int]) -> int:
     """
     count = 0
     for operation, value in zip(
-        network.operations, _shadows(network.operations, shape), strict=True
+        network.operations, shadows(network.operations, shape), strict=True
     ):
         if operation.kind in _MIXING:
             places = value[0, 0].numel()
@@ -168,7 +168,7 @@ def multiply_adds(network: Compact, shape: tuple[int, int, int]) -> int:
     return count
 
 
-def _shadows(operations: Sequence[Operation], shape: tuple[int, ...]) -> Iterator[Tensor]:
+def shadows(operations: Sequence[Operation], shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Yields the value of each operation for one input, its shape only: nothing is computed."""
     values = [torch.empty(1, *shape, device="meta")]
     for operation in operations:
@@ -623,7 +623,7 @@ def _check_shapes(operations: Sequence[Operation], shape: tuple[int, ...]) -> No
     """
     entries, logits = 0, torch.empty(0)
     try:
-        for operation, logits in zip(operations, _shadows(operations, shape), strict=True):
+        for operation, logits in zip(operations, shadows(operations, shape), strict=True):
             _check_value(operation, logits)
             entries += logits.numel()
             if entries > _MOST_ENTRIES:

@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier
-from benchmark.compaction import Compact, NotCompactable, Operation, compact, multiply_adds
+from benchmark.compaction import Compact, NotCompactable, Operation, compact, multiply_adds, shadows
 from benchmark.tuning import Tuning
 
 # A scipy matrix in compressed rows.
@@ -133,12 +133,12 @@ def _shapes(
     network: Compact, shape: tuple[int, int, int]
 ) -> Iterator[tuple[Operation, tuple[int, ...], tuple[int, ...]]]:
     """Yields operations with the shapes of their first input and of their value."""
-    device = next(network.buffers()).device
-    with torch.no_grad():
-        values = [torch.zeros(1, *shape, device=device)]
-        for operation in network.operations:
-            values.append(operation(*(values[position] for position in operation.inputs)))
-            yield operation, tuple(values[operation.inputs[0]].shape[1:]), values[-1].shape[1:]
+    known: list[tuple[int, ...]] = [shape]
+    for operation, value in zip(
+        network.operations, shadows(network.operations, shape), strict=True
+    ):
+        known.append(tuple(value.shape[1:]))
+        yield operation, known[operation.inputs[0]], known[-1]
 
 
 # --- From operations to steps
