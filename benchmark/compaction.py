@@ -205,6 +205,14 @@ def compact(model: Classifier) -> Compact:
     return Compact([_cut(operations, known, kept, at) for at in range(len(operations))])
 
 
+def compacted(model: Classifier) -> Compact | None:
+    """Returns the compact network, None where a network cannot be compacted."""
+    try:
+        return compact(model).eval()
+    except NotCompactable:
+        return None
+
+
 # --- Reading a network
 
 

@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier
-from benchmark.compaction import Compact, NotCompactable, Operation, compact, multiply_adds, shadows
+from benchmark.compaction import Compact, Operation, compacted, multiply_adds, shadows
 from benchmark.tuning import Tuning
 
 # A scipy matrix in compressed rows.
@@ -92,9 +92,8 @@ def leanest(network: nn.Module, tuning: Tuning) -> nn.Module:
     """
     if type(network) is not Classifier:
         return network
-    try:
-        small = compact(network).eval()
-    except NotCompactable:
+    small = compacted(network)
+    if small is None:
         return network
     if not next(small.buffers()).is_cuda:
         dense = dense_work(small, network.shape)

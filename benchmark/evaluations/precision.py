@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier
-from benchmark.compaction import NotCompactable, compact
+from benchmark.compaction import compacted
 from benchmark.errors import ContractError, lookup
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -63,9 +63,7 @@ def lowered(network: nn.Module, precision: Precision) -> nn.Module:
     lookup("precision", precision, PRECISIONS)
     if precision == "float32":
         raise ContractError("expected a precision below float32, got float32")
-    if type(network) is Classifier:
-        try:
-            network = compact(network).eval().to(memory_format=torch.channels_last)
-        except NotCompactable:
-            pass
+    small = compacted(network) if type(network) is Classifier else None
+    if small is not None:
+        network = small.to(memory_format=torch.channels_last)
     return _Brief(network) if precision == "bfloat16" else _Rough(network)

@@ -10,7 +10,7 @@ from torch import nn
 from benchmark import outcomes as measured
 from benchmark import records
 from benchmark.architectures import Classifier
-from benchmark.compaction import Compact, multiply_adds, parameters
+from benchmark.compaction import Compact, compacted, multiply_adds, parameters
 from benchmark.datasets import status
 from benchmark.digests import sha256_of_bytes, sha256_of_file
 from benchmark.distributed import choose_device, evaluation_environment, map_jobs
@@ -23,7 +23,7 @@ from benchmark.flags import all_flags
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
-from benchmark.pipeline.latencies import compacted, dense_parent, latencies_of
+from benchmark.pipeline.latencies import dense_parent, latencies_of
 from benchmark.pipeline.pace import Pace, by_urgency
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import (

@@ -21,6 +21,7 @@ from benchmark.compaction import (
     Compact,
     as_published,
     compact,
+    compacted,
     describe,
     multiply_adds,
     parameters,
@@ -38,7 +39,7 @@ from benchmark.errors import (
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, load_model, slug
 from benchmark.pipeline.evaluating import parent_of
-from benchmark.pipeline.latencies import compacted, dense_parent, latencies_of
+from benchmark.pipeline.latencies import dense_parent, latencies_of
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import examples_of
 from benchmark.protocols import Protocol

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.architectures import Classifier
-from benchmark.compaction import Compact, NotCompactable, compact
+from benchmark.compaction import Compact
 from benchmark.distributed import processor, steady
 from benchmark.files import inside
 from benchmark.manifest import Checkpoint, load_model
@@ -29,14 +29,6 @@ _FEWEST, _MOST, _SECONDS = 7, 31, 0.2
 _LONGEST = 60.0
 
 _Pass = Callable[[], float]
-
-
-def compacted(model: Classifier) -> Compact | None:
-    """Returns the compact network, None where a network cannot be compacted."""
-    try:
-        return compact(model).eval()
-    except NotCompactable:
-        return None
 
 
 def dense_parent(project: Project, parent: Checkpoint | None) -> Classifier | None:

@@ -21,6 +21,7 @@ from benchmark import outcomes as measured
 from benchmark.architectures import Classifier
 from benchmark.bounds import UnboundableNetwork, rounding_allowance
 from benchmark.challenges import Challenge
+from benchmark.compaction import compacted
 from benchmark.datasets import describe
 from benchmark.digests import seed_from
 from benchmark.distributed import choose_device, evaluation_environment, map_jobs, steady
@@ -60,7 +61,6 @@ from benchmark.pipeline.evaluating import (
     savings,
     size_of,
 )
-from benchmark.pipeline.latencies import compacted
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.shards import evaluated_split, examples_of, settled
 from benchmark.protocols import Protocol, protocol

@@ -11,12 +11,12 @@ from small_project import network
 from torch import nn
 
 from benchmark import records
-from benchmark.compaction import compact, multiply_adds, parameters
+from benchmark.compaction import compact, compacted, multiply_adds, parameters
 from benchmark.errors import ManifestError
 from benchmark.manifest import load_model
 from benchmark.pipeline import evaluate_all
 from benchmark.pipeline import latencies as module
-from benchmark.pipeline.latencies import compacted, dense_parent, in_turns, latencies_of
+from benchmark.pipeline.latencies import dense_parent, in_turns, latencies_of
 
 CPU = torch.device("cpu")
 
