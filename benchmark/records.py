@@ -601,6 +601,7 @@ def _line(row: Row, tier: str) -> dict[str, Any]:
         "flags": [asdict(flag) for flag in flags],
         "unrankable": ", ".join(unrankable_reasons(flags, row.protocol)),
         "evidence": _evidence(row.record, len(outcomes)),
+        "evidence_level": "re-checkable" if row.record.evidence else "outcomes only",
         "environment": dict(row.record.environment),
         "outcomes": by_example,
     }
@@ -652,6 +653,7 @@ def _identity(row: Row, tier: str, examples: int) -> dict[str, Any]:
         **{name: getattr(entry, name) for name in _COPIED},
         "authors": list(entry.authors),
         "budget": _budget(entry),
+        "pipeline": ", ".join(stages(entry)),
         "protocol": protocol.id,
         "protocol_version": protocol.version,
         "protocol_digest": protocol.digest,
@@ -662,6 +664,17 @@ def _identity(row: Row, tier: str, examples: int) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
     }
+
+
+def stages(entry: Checkpoint) -> tuple[str, ...]:
+    """Returns the stages that a checkpoint's training spent epochs in, first to last."""
+    budget = entry.budget
+    epochs = {
+        "pretrain": budget.pretrain_epochs,
+        "prune": budget.prune_epochs,
+        "finetune": budget.finetune_epochs,
+    }
+    return tuple(name for name, spent in epochs.items() if spent)
 
 
 def _budget(entry: Checkpoint) -> dict[str, Any]:
