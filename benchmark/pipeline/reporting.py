@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import leaderboard, records
+import methods
+from benchmark import handbook, leaderboard, records
 from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
 from benchmark.errors import RecordError
@@ -21,7 +22,8 @@ from benchmark.outcomes import Array, main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
-from benchmark.report import AttackColumn, ProtocolPage, flag_words, render
+from benchmark.report import AttackColumn, MethodPage, ProtocolPage, flag_words, render
+from benchmark.reported import reported
 
 # What each evaluation does, in the words of the pages.
 _WORDS = {
@@ -35,6 +37,38 @@ _WORDS = {
     "transfer": "Transfer from the dense parent: PGD against it",
     "smoothing": "Randomized smoothing (Cohen et al. 2019)",
 }
+
+# Why settings are what they are, by the name of the setting.
+_REASONS = {
+    "threat model": "Epsilon is an exact fraction: 0.031 and 8/255 would be two boards.",
+    "tiers": "One fixed, class-balanced order of the test split; each tier is a prefix of the "
+    "next, so that a quick look is a part of the full evaluation and nobody chooses examples.",
+    "clean": "The unmodified accuracy, and whether the loss has a gradient at each input: without "
+    "one, attacks that follow it see nothing.",
+    "bounds": "What is proven needs no attack and can never be refuted. Cheap methods come first, "
+    "dear ones only where the cheap ones fail; the margin leaves room for rounding.",
+    "pgd": "The empirical robust accuracy of the papers. Restarts and many steps, because one run "
+    "of few steps overstates robustness.",
+    "curve": "A network that is not fooled at larger epsilons either hides its gradients; accuracy "
+    "has to fall to nothing as the ball grows.",
+    "autoattack": "The field's standard since Croce & Hein 2020: three gradient attacks without "
+    "settings to tune, and one without gradients that uncovers masked ones.",
+    "fgsm": "The weakest of PwoA's five attacks; a network that loses to it has nothing to hide.",
+    "cw": "A margin loss does not saturate where cross-entropy does.",
+    "sanity": "Noise, one step, a huge ball and planted inputs: attacks that are beaten by them "
+    "were misled, and the row says so.",
+    "transfer": "Inputs of the dense parent that fool the pruned network better than its own "
+    "gradients do are a sign of masked gradients.",
+    "smoothing": "Certifies another network, the smoothed one, under L2; it stands apart from "
+    "the interval.",
+    "shard": "Work is cut into shards so that a run can be killed and resumed; draws are keyed by "
+    "example, so no result depends on it.",
+    "seed": "Fixed, so that anyone gets the same outcomes from the same weights.",
+    "certify first": "A proven example cannot be broken at that epsilon, so attacking it would "
+    "only cost time.",
+    "digest": "Of all settings together: a record under another digest is another protocol's.",
+}
+
 
 # What the accuracy under an attacking evaluation counts, by kind.
 _MEANINGS = {
@@ -67,10 +101,7 @@ _MANY = 200
 _CHUNK = 50
 
 # Columns that only a checkpoint's own page shows. Thousands of rows leave them packed until then.
-_DETAILS = (
-    *("attacks", "authors", "budget", "certified_curve", "cost", "environment", "evidence"),
-    "layers",
-)
+_DETAILS = (*("attacks", "authors", "budget", "cost", "environment", "evidence", "layers"),)
 
 
 def results(project: Project) -> pd.DataFrame:
@@ -95,7 +126,30 @@ def report(project: Project) -> list[Path]:
     manifest, processes = project.manifest(), _processes(project, files)
     table, packed = _gathered(project, files, manifest, processes)
     pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
-    return render(table, project.site, pages, partial(_rest, project, manifest, packed), processes)
+    rest = partial(_rest, project, manifest, packed)
+    return render(table, project.site, pages, rest, processes, method_pages())
+
+
+def method_pages() -> list[MethodPage]:
+    """Returns what the site says of each method of this project, from the method's own file."""
+    found = []
+    for name in handbook.listed():
+        info = methods.method(name).info
+        # The pages of the site lead on by themselves.
+        whole = handbook.page(name)
+        document = whole[whole.index("| | |") :].rpartition("[All methods]")[0]
+        found.append(
+            MethodPage(
+                name=name,
+                title=info.title,
+                summary=info.summary,
+                authors=", ".join(info.authors),
+                paper=info.paper,
+                code=info.code,
+                document=document,
+            )
+        )
+    return found
 
 
 def _processes(project: Project, files: Sequence[Path]) -> int:
@@ -171,7 +225,7 @@ def page(protocol: Protocol) -> ProtocolPage:
     if any(isinstance(s, Smoothing) for _, s in protocol.evaluations):
         settings.append(("smoothed radius", f"L2 {float(protocol.smoothed_radius):g}"))
     settings += [
-        ("shard", f"{protocol.shard_size} examples, the batch of AutoAttack's random draws"),
+        ("shard", f"{protocol.shard_size} examples"),
         ("seed", str(protocol.seed)),
         ("certify first", _certify_first(protocol)),
         *((f"no rank: {limit}", names) for limit, names in _unranking(protocol)),
@@ -192,6 +246,8 @@ def page(protocol: Protocol) -> ProtocolPage:
         settings=settings,
         tiers=dict(protocol.tiers),
         attacks=attack_columns(protocol),
+        reported=reported(protocol.id),
+        reasons=_REASONS,
     )
 
 

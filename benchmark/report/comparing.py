@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from benchmark.comparison import Ladder, Rung, by_processor, ladders, pareto
-from benchmark.leaderboard import DENSE, has_result
+from benchmark.leaderboard import DENSE, KEPT, has_result, rankable
 from benchmark.report.curves import GAIN, Chart, Line, Point, Scatter, Spot, labels, reached
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import (
@@ -41,7 +42,7 @@ from benchmark.statistics import Estimate, wilson
 MOST_ROWS = 1500
 
 # What a front is drawn against: column of the frame, heading, and how a value reads.
-_COSTS = (
+COSTS = (
     ("bytes_stored", "stored size", lambda value: scaled(value, "B")),
     ("multiply_adds_sparse", "multiply-adds without zero weights", scaled),
     ("latency_compact", "latency of the compact network, ms", milliseconds),
@@ -133,21 +134,30 @@ class Comparison:
 
     networks: tuple[Network, ...]
     fronts: tuple[Front, ...]
-    data: str
+    data: Markup
     kept_share: str
     left_out: int
 
 
-def comparison(rows: Sequence[Row]) -> Comparison | None:
-    """Returns the comparison of a board's rows, None where nothing is to be compared.
+def networks_of(rows: Iterable[Row]) -> list[str]:
+    """Returns the titles of the networks that a comparison may have: there is none without any."""
+    found = {
+        f"{text(row['architecture'], 40)}, {text(row['structure'], 40)}"
+        for row in rows
+        if rankable(row) and row["method"] != DENSE
+    }
+    return sorted(found)
+
+
+def comparison(rows: Sequence[Row]) -> Comparison:
+    """Returns the comparison of a board's rows.
 
     Args:
-        rows: of one protocol and tier, ranked, in the order of the board.
+        rows: of one protocol and tier, ranked, in the order of the board; at least one of a pruned
+            network has a rank (`networks_of`).
     """
     standing = [row for row in rows if has_result(row)]
     found = [ladder for ladder in ladders(standing) if ladder.rungs]
-    if not any(ladder.method != DENSE for ladder in found):
-        return None
     names = labels({_key(ladder) for ladder in found})
     pruned = sorted({_key(ladder) for ladder in found if ladder.method != DENSE})
     styles = {key: number_ for number_, key in enumerate(pruned)}
@@ -160,7 +170,7 @@ def comparison(rows: Sequence[Row]) -> Comparison | None:
         networks=networks,
         fronts=fronts,
         data=safe_json(_data(carried, found, names, styles)),
-        kept_share=sparsity_percent(found[0].kept_share),
+        kept_share=sparsity_percent(KEPT),
         left_out=len(standing) - len(carried),
     )
 
@@ -277,7 +287,7 @@ def _charts(
 
 
 def _fronts(rows: Sequence[Row]) -> Iterable[Front]:
-    for column, title, printed in _COSTS:
+    for column, title, printed in COSTS:
         known = [row for row in rows if ranked(row) and number(row.get(column)) > 0]
         if column == "latency_compact":
             # Times of two machines say nothing about two networks: the one with most rows counts.
@@ -374,7 +384,7 @@ def _row(row: Row) -> dict[str, Any]:
         "clean": _finite(share(row, "clean_accuracy").value),
         "robust": _finite(upper_end(row)),
         "certified": _finite(number(row.get("certified_accuracy"))),
-        "cost": {column: _finite(number(row.get(column))) for column, *_ in _COSTS},
+        "cost": {column: _finite(number(row.get(column))) for column, *_ in COSTS},
         "processor": text(row.get("latency_processor"), 120),
         "ranked": ranked(row),
         "curve": _curve(row, attacked_curve(row), "robust_accuracy"),
@@ -421,7 +431,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def safe_json(data: object) -> str:
+def safe_json(data: object) -> Markup:
     """Returns data as JSON that ends no script element, whatever it holds."""
     printed = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return printed.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    for character in "<>&":
+        printed = printed.replace(character, f"\\u{ord(character):04x}")
+    return Markup(printed)  # noqa: S704 (nothing is left that HTML would read)

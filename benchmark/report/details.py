@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from benchmark.leaderboard import has_result
 from benchmark.report.curves import SecurityCurve, security_curve
 from benchmark.report.evidence import Evidence, address, evidence
+from benchmark.report.methods import base_of, method_path
 from benchmark.report.papers import triple_in_words
 from benchmark.report.remarks import notes, rank_range, seeds_in_words
 from benchmark.report.shares import (
@@ -149,6 +151,8 @@ class CheckpointView:
         notes: what else must be said about the row.
         speed: how small and fast the compact network is, where known.
         curve: accuracies against epsilon, where known.
+        method_path: page of its method.
+        duel: where it meets others, empty without a result.
         python: how to load and evaluate it in Python; `shell` does so on the command line.
     """
 
@@ -170,6 +174,8 @@ class CheckpointView:
     tables: Tables
     speed: Speed | None
     curve: SecurityCurve | None
+    method_path: str
+    duel: str
     python: str
     shell: str
 
@@ -204,9 +210,17 @@ def checkpoint(page: ProtocolPage, rows: Sequence[Row]) -> CheckpointView:
         tables=Tables(_attacks(row), _epsilons(row), _layers(row), _costs(row)),
         speed=speed(row),
         curve=security_curve(row),
+        method_path=method_path(base_of(row)),
+        duel=_duel(page, row),
         python=_python(row),
         shell=_shell(row),
     )
+
+
+def _duel(page: ProtocolPage, row: Row) -> str:
+    if not has_result(row):
+        return ""
+    return f"{page.folder}/compare.html#{urlencode({'first': text(row['checkpoint_id'], 300)})}"
 
 
 def leading(rows: Sequence[Row]) -> Row:

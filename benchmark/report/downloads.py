@@ -1,4 +1,4 @@
-"""A board as files: CSV and JSON with the numbers of the frame, LaTeX for papers, BibTeX of methods.
+"""A board as files: CSV and JSON with the frame's numbers, LaTeX for papers, BibTeX of methods.
 
 Text in a CSV file that a spreadsheet would take for a formula gets an apostrophe in front.
 """
@@ -130,11 +130,7 @@ _SPECIAL = {
 
 
 def escaped(words: str) -> str:
-    """Returns text as LaTeX shows it, none of it a command.
-
-    >>> escaped("50 % of {x}_1")
-    '50 \\\\% of \\\\{x\\\\}\\\\_1'
-    """
+    """Returns text as LaTeX shows it, with nothing in it that LaTeX would run."""
     return "".join(_SPECIAL.get(character, character) for character in words)
 
 

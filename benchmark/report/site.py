@@ -22,17 +22,30 @@ from benchmark.forks import map_forked
 from benchmark.leaderboard import curves, has_result, rank
 from benchmark.report import details, downloads, figures, images, views
 from benchmark.report.assets import assets
+from benchmark.report.changes import STATE, changes
 from benchmark.report.columns import COLUMNS
-from benchmark.report.comparing import Comparison, Front, comparison
-from benchmark.report.curves import MEASURES, Chart, Summary, charts, summaries
+from benchmark.report.comparing import COSTS, comparison, networks_of
+from benchmark.report.curves import GAIN, MEASURES, Chart, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
+from benchmark.report.methods import BoardOf, MethodPage, entries_of, method_path, method_views
 from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
+from benchmark.report.reported import as_row, reported_cell
 from benchmark.report.shares import Row, share
 from benchmark.report.speed import NETWORKS, Speeds, speeds
 from benchmark.report.views import Board, Cell, Group, Mixed, ProtocolPage
-from benchmark.report.wording import FLAGS, MISSING, count, entries, flag_words, number, slug, text
+from benchmark.report.wording import (
+    FLAGS,
+    MISSING,
+    count,
+    entries,
+    flag_words,
+    folder,
+    number,
+    slug,
+    text,
+)
 
 HERE = Path(__file__).parent
 LISTING = "rendered.txt"
@@ -138,21 +151,15 @@ class Tier:
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison with its figures, as its page links to them.
+    """The page that compares methods on the leading board of a protocol.
 
     Attributes:
-        path: of its page under the site.
-        tier: the board it is of.
-        comparison: what it shows.
-        gains: by network, the gain over magnitude against sparsity.
-        fronts: accuracy against each cost.
+        path: of the page under the site.
+        tier: the board.
     """
 
     path: str
     tier: Tier
-    comparison: Comparison
-    gains: tuple[tuple[Picture, Chart], ...]
-    fronts: tuple[tuple[Picture, Front], ...]
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ def environment() -> Environment:
         count=count,
         networks=tuple(NETWORKS.values()),
         columns=COLUMNS,
-        series=figures.SERIES,
+        method_path=method_path,
     )
     return engine
 
@@ -242,6 +249,7 @@ def render(
     protocols: Mapping[str, ProtocolPage],
     rest: Details | None = None,
     processes: int = 1,
+    methods: Sequence[MethodPage] = (),
 ) -> list[Path]:
     """Renders the leaderboard and returns the paths of all its files, sorted.
 
@@ -252,6 +260,7 @@ def render(
         rest: returns the columns of a row that only its own page shows, where the frame does
             without them; `strips_at_most` of the row then says for how many strips there is space.
         processes: how many make pages at a time, 0 for one a core; the files do not depend on it.
+        methods: what is known of methods without any result.
 
     Raises:
         UnknownName: a row under a protocol that is not in `protocols`.
@@ -270,7 +279,13 @@ def render(
     ]
     # Boards with results lead; the order among them is the caller's.
     sections.sort(key=lambda section: not section.checkpoints)
-    return _publish(list(_jobs(Pages(sections), sections, rest)), site, processes)
+    engine = Pages(sections)
+    jobs = [
+        *_jobs(engine, sections, rest),
+        *_method_jobs(engine, sections, methods),
+        *_change_jobs(engine, sections, site),
+    ]
+    return _publish(jobs, site, processes)
 
 
 def _by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
@@ -296,7 +311,7 @@ def _section(page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]) -> S
         drawn = [row for row in standing if ranked(row)] if examples > largest else []
         along = [line for line in lines if drawn and text(line["tier"]) == board]
         # The first board is what a protocol's address shows.
-        name = slug(f"tier {board}") if tiers else "index"
+        name = folder(f"tier-{board}") if tiers else "index"
         path = f"{page.folder}/{name}.html"
         tiers.append(_tier(page, board, path, own, drawn, summaries(along)))
         largest = max(largest, examples)
@@ -326,7 +341,7 @@ def _tier(
     found = [(m, chart) for m in MEASURES for chart in charts(drawn, m)]
     pictures = tuple((_picture(page, name, measure, chart), chart) for measure, chart in found)
     if len(rows) <= ROWS_A_PAGE:
-        board = views.board(page, name, rows, groups, mixed)
+        board = _with_reported(views.board(page, name, rows, groups, mixed), page, rows)
         return Tier(path, board, rows, mixed, pictures, along, bool(drawn), triples(drawn))
     parts = tuple(_parts(page, name, groups))
     outline = _outline(page, groups, mixed, parts)
@@ -335,26 +350,20 @@ def _tier(
     return Tier(path, board, rows, mixed, pictures, (), bool(drawn), None, parts, lines)
 
 
-def _compared(page: ProtocolPage, tier: Tier) -> Compared | None:
-    found = comparison(tier.rows)
-    if found is None:
-        return None
-    name = tier.board.tier
-    gains = [chart for network in found.networks for chart in network.charts]
-    fronts = []
-    for front in found.fronts:
-        stem = slug(f"{page.id} {name} front {front.title}")
-        title = f"Robust accuracy against {front.title}"
-        words = front.scatter.words()
-        picture = Picture(f"figures/{stem}.svg", f"figures/{stem}-dark.svg", title, words)
-        fronts.append((picture, front))
-    return Compared(
-        path=f"{page.folder}/compare.html",
-        tier=tier,
-        comparison=found,
-        gains=tuple((_picture(page, name, chart.measure, chart), chart) for chart in gains),
-        fronts=tuple(fronts),
+def _with_reported(board: Board, page: ProtocolPage, rows: Sequence[Row]) -> Board:
+    """Returns a board with the published figures that belong beside it."""
+    cells = reported_cell(page.reported, len(page.attacks))
+    if not cells:
+        return board
+    return replace(
+        board,
+        reported=cells,
+        facets=views.facets([*rows, *(as_row(figure) for figure in page.reported)]),
     )
+
+
+def _compared(page: ProtocolPage, tier: Tier) -> Compared | None:
+    return Compared(f"{page.folder}/compare.html", tier) if networks_of(tier.rows) else None
 
 
 def _picture(page: ProtocolPage, tier: str, measure: str, chart: Chart) -> Picture:
@@ -416,16 +425,18 @@ def _jobs(engine: Pages, sections: Sequence[Section], rest: Details | None) -> I
     for section in sections:
         for tier in section.tiers:
             yield from _tier_jobs(engine, section, tier)
-        yield from _comparison_jobs(section)
+        yield from _comparison_jobs(engine, section)
     yield engine.job("index.html", "index.html.jinja")
     for section in sections:
         for tier in section.tiers:
-            yield engine.job(tier.path, "board.html.jinja", section=section, tier=tier)
+            yield engine.job(
+                tier.path, "board.html.jinja", section=section, tier=tier, board=tier.board
+            )
         if not section.tiers:
-            path = f"{section.page.folder}/index.html"
-            yield engine.job(path, "board.html.jinja", section=section, tier=None)
-        if section.compared:
-            yield engine.job(section.compared.path, "compare.html.jinja", section=section)
+            page = section.page
+            empty = _with_reported(views.board(page, "", (), (), Mixed()), page, ())
+            path = f"{page.folder}/index.html"
+            yield engine.job(path, "board.html.jinja", section=section, tier=None, board=empty)
         path = f"{section.page.folder}/protocol.html"
         yield engine.job(path, "protocol.html.jinja", section=section)
         yield from _latency_jobs(engine, section)
@@ -434,7 +445,7 @@ def _jobs(engine: Pages, sections: Sequence[Section], rest: Details | None) -> I
         for start in range(0, len(found), _CHUNK):
             chunk = found[start : start + _CHUNK]
             paths = tuple(path for rows in chunk for path in _paths(rows))
-            yield Job(paths, partial(_checkpoints, engine, section.page, chunk, rest))
+            yield Job(paths, partial(_checkpoints, engine, section, chunk, rest))
     for path, data in assets().items():
         yield Job((path,), partial(dict, {path: data}))
 
@@ -449,13 +460,79 @@ def _tier_jobs(engine: Pages, section: Section, tier: Tier) -> Iterator[Job]:
         yield Job((part.href,), partial(_part, engine, section, tier, part))
 
 
-def _comparison_jobs(section: Section) -> Iterator[Job]:
+def _comparison_jobs(engine: Pages, section: Section) -> Iterator[Job]:
+    """Yields the comparison with its figures: what they are is worked out where they are made."""
     if section.compared is None:
         return
-    for picture, chart in section.compared.gains:
-        yield Job((picture.light, picture.dark), partial(_drawn, picture, chart))
-    for picture, front in section.compared.fronts:
-        yield Job((picture.light, picture.dark), partial(_scattered, picture, front))
+    page, tier = section.page, section.compared.tier
+    stems = [_stem(page, tier, GAIN, group) for group in networks_of(tier.rows)]
+    stems += [_stem(page, tier, "front", title) for _, title, _ in COSTS]
+    figures_ = [path for stem in stems for path in (f"{stem}.svg", f"{stem}-dark.svg")]
+    yield Job((section.compared.path, *figures_), partial(_comparison, engine, section))
+
+
+def _stem(page: ProtocolPage, tier: Tier, *parts: str) -> str:
+    return f"figures/{slug(' '.join((page.id, tier.board.tier, *parts)))}"
+
+
+def _comparison(engine: Pages, section: Section) -> dict[str, bytes]:
+    """Returns the page that compares methods, and the figures of its own."""
+    compared = section.compared
+    assert compared is not None  # there is no job without it
+    page, tier = section.page, compared.tier
+    found = comparison(tier.rows)
+    files: dict[str, bytes] = {}
+    gains, fronts = [], []
+    for network in found.networks:
+        for chart in network.charts:
+            stem = _stem(page, tier, GAIN, chart.group)
+            title = f"Gain over magnitude against sparsity, {chart.group}"
+            gains.append(_add_picture(files, stem, title, figures.draw_chart(chart)))
+    for front in found.fronts:
+        stem = _stem(page, tier, "front", front.title)
+        title = f"Robust accuracy against {front.title}"
+        drawing = figures.draw_scatter(front.scatter)
+        fronts.append((_add_picture(files, stem, title, drawing), front))
+    values = {"section": section, "found": found, "gains": gains, "fronts": fronts}
+    files[compared.path] = engine.page(compared.path, "compare.html.jinja", **values)
+    return files
+
+
+def _add_picture(
+    files: dict[str, bytes], stem: str, title: str, drawing: figures.Drawing
+) -> Picture:
+    """Adds a drawing's files and returns how to link to them."""
+    picture = Picture(f"{stem}.svg", f"{stem}-dark.svg", title, drawing.words)
+    files |= {picture.light: drawing.light, picture.dark: drawing.dark}
+    return picture
+
+
+def _method_jobs(
+    engine: Pages, sections: Sequence[Section], methods: Sequence[MethodPage]
+) -> Iterator[Job]:
+    """Yields a page for each method, that of all, and their citations."""
+    leading = [(section.page, section.tiers[0]) for section in sections if section.tiers]
+    views_ = method_views(
+        methods,
+        [
+            (BoardOf(page, tier.path, tier.board.tier, tier.board.examples), tier.rows)
+            for page, tier in leading
+        ],
+    )
+    for view in views_:
+        yield engine.job(view.path, "method.html.jinja", view=view)
+    yield engine.job("methods/index.html", "methods.html.jinja", views=views_)
+    yield Job(("cite.bib",), lambda: {"cite.bib": downloads.as_bibtex(entries_of(views_))})
+
+
+def _change_jobs(engine: Pages, sections: Sequence[Section], site: Path) -> Iterator[Job]:
+    """Yields the page of what changed, and the state that the next report compares with."""
+    boards = [
+        (section.page, tier.board.tier, tier.rows) for section in sections for tier in section.tiers
+    ]
+    found, state = changes(site, boards)
+    yield engine.job("changes.html", "changes.html.jinja", found=found)
+    yield Job((STATE,), partial(dict, {STATE: state}))
 
 
 def _latency_jobs(engine: Pages, section: Section) -> Iterator[Job]:
@@ -485,11 +562,6 @@ def _file(
 
 def _drawn(picture: Picture, chart: Chart) -> dict[str, bytes]:
     drawing = figures.draw_chart(chart)
-    return {picture.light: drawing.light, picture.dark: drawing.dark}
-
-
-def _scattered(picture: Picture, front: Front) -> dict[str, bytes]:
-    drawing = figures.draw_scatter(front.scatter)
     return {picture.light: drawing.light, picture.dark: drawing.dark}
 
 
@@ -524,7 +596,7 @@ def _strip_path(page: str, place: int) -> str:
 
 
 def _checkpoints(
-    engine: Pages, page: ProtocolPage, chunk: Sequence[Sequence[Row]], rest: Details | None
+    engine: Pages, section: Section, chunk: Sequence[Sequence[Row]], rest: Details | None
 ) -> dict[str, bytes]:
     """Returns the pages of some checkpoints with their images."""
     files: dict[str, bytes] = {}
@@ -533,11 +605,17 @@ def _checkpoints(
             leading = details.leading(rows)
             whole = {**leading, **rest(leading)}
             rows = [whole if row is leading else row for row in rows]
-        view = details.checkpoint(page, rows)
+        view = details.checkpoint(section.page, rows)
         strips = tuple(_add_strips(files, view))
         curve = view.curve and Markup(figures.draw_security_curve(view.curve))
         files[view.path] = engine.page(
-            view.path, "checkpoint.html.jinja", view=view, page=page, curve=curve, strips=strips
+            view.path,
+            "checkpoint.html.jinja",
+            view=view,
+            section=section,
+            page=section.page,
+            curve=curve,
+            strips=strips,
         )
     return files
 
@@ -564,13 +642,15 @@ def _publish(jobs: Sequence[Job], site: Path, processes: int) -> list[Path]:
     earlier = _earlier(site)
     # Named before written: whatever moment the process is killed at, the next render knows every
     # file of this one.
-    _write(site, LISTING, _listing({*earlier, *claimed(jobs)}))
+    ours = claimed(jobs)
+    _write(site, LISTING, _listing({*earlier, *ours}))
     written: set[str] = set()
     for paths in map_forked(partial(_make, site), jobs, processes):
         written.update(paths)
     for path in sorted(earlier - written):
         _remove(site, path)
-    _write(site, LISTING, _listing(written))
+    # With files that these records might have had: the next report of them lists the same.
+    _write(site, LISTING, _listing(ours))
     return sorted(site / path for path in (*written, LISTING))
 
 

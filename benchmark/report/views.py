@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -41,6 +41,7 @@ from benchmark.report.wording import (
     sparsity_percent,
     text,
 )
+from benchmark.reported import Reported
 from benchmark.statistics import wilson
 
 Key = TypeVar("Key", str, tuple[str, ...])
@@ -80,6 +81,8 @@ class ProtocolPage:
         settings: (name, value) pairs in the order to show.
         tiers: name → number of examples.
         attacks: evaluations with a column of their own.
+        reported: published figures of others that belong beside its boards.
+        reasons: why settings are what they are, by name.
     """
 
     id: str
@@ -91,6 +94,8 @@ class ProtocolPage:
     settings: list[tuple[str, str]]
     tiers: dict[str, int]
     attacks: tuple[AttackColumn, ...]
+    reported: tuple[Reported, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> int:
@@ -101,6 +106,13 @@ class ProtocolPage:
     def folder(self) -> str:
         """Returns the folder of the protocol's pages under the site."""
         return folder(self.id)
+
+    def reason(self, name: str) -> str:
+        """Returns why a setting is what it is; empty where nothing is said.
+
+        Several evaluations of a kind, such as `pgd-10` and `pgd-20`, share their reason.
+        """
+        return self.reasons.get(name) or self.reasons.get(name.partition("-")[0], "")
 
     @property
     def paragraphs(self) -> list[str]:
@@ -152,6 +164,7 @@ class BoardRow:
         badges: what must be said of it.
         extra: a value for each of `COLUMNS`.
         facets: (name, value) of what rows can be filtered by.
+        external: whether others published it; `href` then leads to them.
     """
 
     rank: str
@@ -171,6 +184,12 @@ class BoardRow:
     badges: tuple[Badge, ...]
     extra: tuple[Value, ...]
     facets: tuple[tuple[str, str], ...]
+    external: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Returns in full what must be said of the row beside its flags."""
+        return tuple(one.detail or one.words for one in self.badges if one.kind == "note")
 
 
 @dataclass(frozen=True)
@@ -224,6 +243,7 @@ class Board:
         cells: ranked rows.
         unranked: rows with a result but no rank, then rows without a result.
         facets: what its rows can be filtered by.
+        reported: published figures of others.
     """
 
     tier: str
@@ -233,6 +253,7 @@ class Board:
     cells: tuple[Cell, ...]
     unranked: tuple[Cell, ...]
     facets: tuple[FacetView, ...] = ()
+    reported: tuple[Cell, ...] = ()
 
     @property
     def ranked(self) -> int:
@@ -329,9 +350,9 @@ def board(
     )
 
 
-def facets(rows: Sequence[Row]) -> tuple[FacetView, ...]:
+def facets(rows: Iterable[Row]) -> tuple[FacetView, ...]:
     """Returns what tells some rows of a board from others, each with its values in order."""
-    found = []
+    found, rows = [], list(rows)
     for facet in FACETS:
         values = Counter(facet.value(row) for row in rows)
         if len(values) > 1:

@@ -155,7 +155,7 @@ def slug(raw: str, limit: int = 60) -> str:
 
 def folder(raw: str) -> str:
     """Returns the folder of a protocol: its id where that is safe, else its slug."""
-    reserved = ("figures", "static")
+    reserved = ("figures", "methods", "static")
     safe = re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", raw) and len(raw) <= 60
     return raw if safe and raw not in reserved else slug(raw)
 
