@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER_STAMP := $(VENV)/.browser
 COMPRESS := $(BIN)/robustprune compress --fresh --keep-parents
 METHODS := hydra compact-robust atmc bap adversarial-gradual gradual pwoa snip radmm
 
-.PHONY: setup leaderboard test check lint bench retrain-digits clean help
+.PHONY: setup leaderboard test test-browser check lint bench retrain-digits clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +26,13 @@ leaderboard: setup  ## evaluate the embedded checkpoints and render reports/site
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -n auto
+
+$(BROWSER_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	touch $(BROWSER_STAMP)
+
+test-browser: $(BROWSER_STAMP)  ## the pages in Chromium: scripts, requests, widths, themes, accessibility
+	browser=$$($(BIN)/python tests/browser/chromium.py) && ROBUSTPRUNE_BROWSER="$$browser" $(BIN)/python -m pytest -n auto tests/browser
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
