@@ -305,8 +305,9 @@ def _farthest(shifts: Floats, scales: Floats, confidence: float) -> Floats:
     for row, farthest in enumerate(rough):
         near = float(np.partition(farthest, place)[place])
         # Single precision errs by a few parts in ten million, so the quantile is one of these.
-        below = int(np.count_nonzero(farthest < near * (1 - 1e-5)))
-        close = np.abs(farthest - near) <= near * 1e-5
+        lowest, highest = np.float32(near * (1 - 1e-5)), np.float32(near * (1 + 1e-5))
+        below = int(np.count_nonzero(farthest < lowest))
+        close = (farthest >= lowest) & (farthest <= highest)
         exact = np.abs(shifts[close] - shifts[close][:, [row]]) / scales[row]
         found[row] = np.sort(exact.max(axis=1))[place - below]
     return found

@@ -65,9 +65,11 @@ TEMPLATES = sorted(
 KINDS: dict[str, Kind] = {
     **{name: Kind(name) for name in TEMPLATES},
     "part": Kind("part", site="parts"),
-    "protocol-empty": Kind("protocol", smallest=True),
-    "protocol-flagged": Kind("protocol", site="flagged"),
-    "protocol-large": Kind("protocol", site="parts"),
+    "board-empty": Kind("board", smallest=True),
+    "board-reported": Kind("board", site="empty"),
+    "board-flagged": Kind("board", site="flagged"),
+    "board-large": Kind("board", site="parts"),
+    "compare-flagged": Kind("compare", site="flagged"),
     "checkpoint-failed": Kind("checkpoint", site="flagged", smallest=True),
 }
 

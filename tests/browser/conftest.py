@@ -56,6 +56,7 @@ def sites(
     root = tmp_path_factory.mktemp("sites")
     return {
         "board": made.board(evaluated),
+        "empty": made.empty(root / "empty"),
         "flagged": made.flagged(root / "flagged"),
         "parts": made.parts(root / "parts"),
         "large": made.large(root / "large"),

@@ -21,6 +21,8 @@ from report_frame import (
 
 from benchmark.manifest import Checkpoint, Manifest, write_manifest
 from benchmark.pipeline import Project, evaluate_all, report
+from benchmark.pipeline.reporting import method_pages, page
+from benchmark.protocols import PROTOCOLS
 from benchmark.report import render, site
 
 CELL = "digits/cnn-tiny/adversarial"
@@ -112,6 +114,12 @@ def board(project: Project) -> Site:
 def _of_frame(root: Path, frame: pd.DataFrame, **settings: Any) -> Site:
     pages = {page.id: page for page in (protocol_page(), *other_pages())}
     return rendered(root, lambda: render(frame, root, pages), **settings)
+
+
+def empty(root: Path) -> Site:
+    """Renders the pages of all protocols without any record, published figures of others alone."""
+    pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
+    return rendered(root, lambda: render(pd.DataFrame(), root, pages, methods=method_pages()))
 
 
 def flagged(root: Path) -> Site:

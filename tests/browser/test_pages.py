@@ -20,7 +20,7 @@ from browsing import (
 )
 
 # Both show a table of figures and a curve, whatever else they show.
-DRAWN = ("protocol", "checkpoint")
+DRAWN = ("board", "checkpoint", "compare")
 
 
 @dataclass(frozen=True)

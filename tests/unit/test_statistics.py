@@ -757,3 +757,19 @@ def test_closed_forms_agree_with_scipys_tests():
                 )
             first = np.arange(trials) < successes
             assert statistics.mcnemar_exact(first, ~first) == pytest.approx(test.pvalue, rel=1e-11)
+
+
+def test_quantiles_of_farthest_shifts_are_exact_where_many_lie_close():
+    """Shifts a hundred-thousandth apart: single precision puts them on either side of the rim."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        scale, largest = generator.uniform(10, 20), generator.uniform(20, 40)
+        apart = 1e-5 * (1 + generator.uniform(-3e-3, 3e-3))
+        shifts = np.zeros((4, 2))
+        shifts[:, 1] = largest * (1 - np.array([0, apart, 0.1, 0.2]))
+        scales = np.array([[1.0, scale], [scale, 1.0]])
+        for confidence in (0.5, 0.9):
+            place = int(np.ceil(confidence * 3))
+            wanted = np.sort(shifts[:, 1] / scale)[place]
+            found = statistics._farthest(shifts, scales, confidence)
+            assert np.allclose(found, wanted, rtol=1e-12, atol=0)
