@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from benchmark.comparison import Ladder, Rung, by_processor, ladders, pareto
 from benchmark.leaderboard import DENSE, KEPT, has_result, rankable
+from benchmark.report.columns import level
 from benchmark.report.curves import GAIN, Chart, Line, Point, Scatter, Spot, labels, reached
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import (
@@ -106,6 +107,7 @@ class FrontRow:
     """A checkpoint that no other beats in accuracy and cost together."""
 
     name: str
+    detail: str
     href: str
     cost: str
     interval: Interval
@@ -307,17 +309,23 @@ def _fronts(rows: Sequence[Row]) -> Iterable[Front]:
             for row in known
         )
         shown = tuple(
-            FrontRow(_full_name(row), checkpoint_path(row), printed(row[column]), interval(row))
+            FrontRow(
+                display_name(row),
+                _detail(row),
+                checkpoint_path(row),
+                printed(row[column]),
+                interval(row),
+            )
             for row in front
         )
         examples = max(int(row["examples"]) for row in known)
         yield Front(title, shown, Scatter(title, text(known[0]["threat"]), examples, spots))
 
 
-def _full_name(row: Row) -> str:
-    """Returns a row's name with what tells it from others of the method."""
+def _detail(row: Row) -> str:
+    """Returns what tells a row from others of its method."""
     level = sparsity_percent(number(row.get("measured_sparsity")))
-    return f"{display_name(row)}, {level} %, {text(row.get('objective'), 40)}"
+    return f"{level} %, {text(row.get('objective'), 40)}"
 
 
 # --- data for the script --------------------------------------------------------------------------
@@ -374,11 +382,12 @@ def _row(row: Row) -> dict[str, Any]:
     bits = {name: _bits(outcomes[name]) for name in ("clean", "certified") if name in outcomes}
     return {
         "id": text(row["checkpoint_id"], 300),
-        "name": f"{_full_name(row)}, {text(row['structure'], 40)}, {text(row['architecture'], 40)}"
-        f", seed {text(row.get('seed'), 20)}",
-        "short": display_name(row),
+        "name": display_name(row),
+        "detail": f"{_detail(row)}, {text(row['structure'], 40)}, {text(row['architecture'], 40)}, "
+        f"seed {text(row.get('seed'), 20)}",
         "href": checkpoint_path(row),
         "network": slug(f"{text(row['architecture'], 40)} {text(row['structure'], 40)}", 30),
+        "group": f"{level(row)}, {text(row['structure'], 40)}, {text(row['architecture'], 40)}",
         "dense": row["method"] == DENSE,
         "ends": ends.printed,
         "clean": _finite(share(row, "clean_accuracy").value),

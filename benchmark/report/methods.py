@@ -180,7 +180,10 @@ def html(document: str) -> Markup:
         for child in token.children or []:
             if child.type == "link_open" and not str(child.attrGet("href")).startswith("https://"):
                 child.attrs.pop("href", None)
-    return Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704 (escapes all)
+    rendered = parser.renderer.render(tokens, parser.options, {})
+    # What may scroll must be within reach of the keyboard.
+    rendered = rendered.replace("<pre>", '<pre tabindex="0">')
+    return Markup(rendered)  # noqa: S704 (the renderer escapes all)
 
 
 def entries_of(views: Iterable[MethodView]) -> Mapping[str, Mapping[str, str]]:

@@ -379,8 +379,8 @@ def verdict(group: Group) -> str:
     second = group.rows[1]
     p = f"p = {number(second['p_best']):.2g}"
     if second["tied_with_best"]:
-        return f"not separable from {display_name(second)} ({p})"
-    return f"separable from {display_name(second)} ({p})"
+        return f"not separable ({p}) from {display_name(second)}"
+    return f"separable ({p}) from {display_name(second)}"
 
 
 def duel(group: Group, page: ProtocolPage) -> str:

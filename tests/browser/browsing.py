@@ -50,11 +50,13 @@ class Kind:
         template: stem of the template.
         site: which of the rendered sites has it.
         smallest: takes the smallest such page, where otherwise the largest shows most.
+        named: part of the page's path.
     """
 
     template: str
     site: str = "board"
     smallest: bool = False
+    named: str = ""
 
 
 TEMPLATES = sorted(
@@ -65,6 +67,9 @@ TEMPLATES = sorted(
 KINDS: dict[str, Kind] = {
     **{name: Kind(name) for name in TEMPLATES},
     "part": Kind("part", site="parts"),
+    "board": Kind("board", named="fast-linf"),
+    "changes": Kind("changes", site="flagged"),
+    "changes-first": Kind("changes"),
     "board-empty": Kind("board", smallest=True),
     "board-reported": Kind("board", site="empty"),
     "board-flagged": Kind("board", site="flagged"),
@@ -90,7 +95,7 @@ class Opener:
         """Returns the page of a kind, loaded from disk."""
         wanted = KINDS[kind]
         site = self._sites[wanted.site]
-        found = site.made_from(wanted.template)
+        found = [path for path in site.made_from(wanted.template) if wanted.named in str(path)]
         assert found, f"no page of {wanted.template}.html.jinja in the site '{wanted.site}'"
         path = found[0] if wanted.smallest else found[-1]
         return self.path(path, site.root, theme, width, scripts=scripts)

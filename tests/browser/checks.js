@@ -38,10 +38,11 @@
     return [...found.values()];
   },
 
-  // How many elements there are outside of closed parts, and how many of them can be seen.
+  // How many elements there are outside of closed parts and of those that wait for a script, and how
+  // many of them can be seen.
   shown(selector) {
     const all = [...document.querySelectorAll(selector)];
-    const open = all.filter(e => !e.closest('details:not([open])'));
+    const open = all.filter(e => !e.closest('details:not([open]), [hidden]'));
     const seen = open.filter(e => this.visible(e) && e.getClientRects().length);
     return [open.length, seen.length];
   },

@@ -66,6 +66,8 @@
     return (low + high) / 2;
   };
 
+  const whole = (row) => `${row.name}, ${row.detail}`;
+
   // --- charts -----------------------------------------------------------------------------------
 
   const place = (share) => -Math.log10(Math.max(1 - share, 1e-4));
@@ -214,7 +216,7 @@
     plot.yaxis.axis_label = "robust accuracy (%)";
     const source = (some) => new ColumnDataSource({ data: {
       x: some.map((row) => row.cost[cost]), y: some.map((row) => 100 * row.robust),
-      name: some.map((row) => row.name), ends: some.map((row) => row.ends),
+      name: some.map(whole), ends: some.map((row) => row.ends),
     } });
     const others = plot.scatter({ x: { field: "x" }, y: { field: "y" }, source: source(rows.filter(beaten)), size: 7, fill_color: css("frame"), line_color: null, legend_label: "beaten by another" });
     plot.line({ x: { field: "x" }, y: { field: "y" }, source: source(front), line_color: css("proven"), line_width: 1.5, legend_label: "beaten by none" });
@@ -253,7 +255,7 @@
       const source = new ColumnDataSource({ data: {
         x: found.map((point) => point[1]), y: found.map((point) => 100 * point[2]),
         low: found.map((point) => 100 * point[3]), high: found.map((point) => 100 * point[4]),
-        epsilon: found.map((point) => point[0]), name: found.map(() => row.name), what: found.map(() => what),
+        epsilon: found.map((point) => point[0]), name: found.map(() => whole(row)), what: found.map(() => what),
         value: found.map((point) => `${percent(point[2])} [${percent(point[3])}, ${percent(point[4])}]`),
       } });
       const common = { source, legend_label: `${at ? "second" : "first"}, ${what}` };
@@ -266,8 +268,8 @@
     return show(plot, target);
   };
 
-  const link = (row, words) =>
-    Object.assign(document.createElement("a"), { href: `../${row.href}`, textContent: words });
+  const link = (row) =>
+    Object.assign(document.createElement("a"), { href: `../${row.href}`, textContent: row.name });
 
   const fight = () => {
     const [first, second] = [$("first"), $("second")].map((select) => data.rows[Number(select.value)]);
@@ -290,7 +292,7 @@
     $("verdict").textContent = first === second ? "One checkpoint, twice."
       : p <= 0.05 ? `The ${better} is more robust: the paired test tells them apart.`
         : "Not separable: the paired test cannot tell them apart on these examples.";
-    $("links").replaceChildren(link(first, first.name), ", ", link(second, second.name));
+    $("links").replaceChildren(link(first), ` ${first.detail}; `, link(second), ` ${second.detail}`);
     $("first-wins").textContent = mine.join(", ") || "none";
     $("second-wins").textContent = yours.join(", ") || "none";
     return drawSecurity(first, second);
@@ -313,9 +315,9 @@
   const options = (select) => {
     const groups = new Map();
     data.rows.forEach((row, index) => {
-      const title = row.dense ? "dense" : row.name.split(", ").slice(-2, -1)[0];
+      const title = row.dense ? "dense" : row.group;
       if (!groups.has(title)) groups.set(title, Object.assign(document.createElement("optgroup"), { label: title }));
-      groups.get(title).append(Object.assign(document.createElement("option"), { value: String(index), textContent: `${row.ends}  ${row.name}` }));
+      groups.get(title).append(Object.assign(document.createElement("option"), { value: String(index), textContent: `${row.ends}  ${whole(row)}` }));
     });
     select.replaceChildren(...groups.values());
   };
