@@ -70,6 +70,7 @@ KINDS: dict[str, Kind] = {
     "board": Kind("board", named="fast-linf"),
     "changes": Kind("changes", site="flagged"),
     "changes-first": Kind("changes"),
+    "index-flagged": Kind("index", site="flagged"),
     "board-empty": Kind("board", smallest=True),
     "board-reported": Kind("board", site="empty"),
     "board-flagged": Kind("board", site="flagged"),
