@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("methods._*",),
     ("methods.*",),
     ("benchmark.leaderboard", "benchmark.distributed"),
-    ("benchmark.handbook",),
+    ("benchmark.comparison", "benchmark.handbook"),
     ("benchmark.report",),
     ("benchmark.pipeline",),
     ("benchmark.interface", "benchmark.cli"),
