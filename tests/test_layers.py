@@ -33,7 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("methods.*",),
     ("benchmark.leaderboard", "benchmark.distributed"),
     ("benchmark.comparison", "benchmark.handbook"),
-    ("benchmark.report",),
+    ("benchmark.figures", "benchmark.report"),
     ("benchmark.pipeline",),
     ("benchmark.interface", "benchmark.cli"),
     ("benchmark",),
@@ -43,7 +43,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 CONFINED = {
     "pyautoattack": ("benchmark.evaluations",),
     "auto_LiRPA": ("benchmark.bounds",),
-    "matplotlib": (),
+    "matplotlib": ("benchmark.figures",),
     "jinja2": ("benchmark.report",),
     "PIL": ("benchmark.report", "benchmark.datasets"),
     "ray": ("benchmark.distributed",),

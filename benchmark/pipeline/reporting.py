@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -104,9 +104,15 @@ _CHUNK = 50
 _DETAILS = (*("attacks", "authors", "budget", "cost", "environment", "evidence", "layers"),)
 
 
-def results(project: Project) -> pd.DataFrame:
-    """Returns the ranked frame of all records; `docs/records.md` lists its columns."""
+def results(project: Project, protocols: Collection[str] = ()) -> pd.DataFrame:
+    """Returns the ranked frame of all records; `docs/records.md` lists its columns.
+
+    Args:
+        project: whose records.
+        protocols: ids of those whose records count; all without any.
+    """
     files = records.paths(project.results)
+    files = [path for path in files if not protocols or path.parent.name in protocols]
     table = records.frame(_rows(project, files, project.manifest()))
     return leaderboard.rank(table, _processes(project, files)) if len(table) else table
 
