@@ -75,9 +75,9 @@ def merged(raised: Iterable[Flag], decided: Iterable[Flag]) -> tuple[Flag, ...]:
 
 def unrankable_reasons(flags: Iterable[Flag], protocol: Protocol) -> list[str]:
     """Returns the names of the flags whose rate the protocol does not tolerate in a ranked row."""
+    tolerated = dict(protocol.unrankable)
     # As floats: a rate of exactly a tenth, stored as a float, is a little more than the fraction.
-    tolerated = {name: float(rate) for name, rate in protocol.unrankable}
-    return [flag.name for flag in flags if flag.rate > tolerated.get(flag.name, 1.0)]
+    return [f.name for f in flags if f.name in tolerated and f.rate > float(tolerated[f.name])]
 
 
 def flags_of(outcomes: Outcomes, protocol: Protocol) -> tuple[Flag, ...]:

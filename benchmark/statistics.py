@@ -417,17 +417,36 @@ def area_under_curve(
         with small expected number of positive counts estimated from survey data", Survey
         Methodology 1998, here for Wilson's interval.
     """
-    levels = _check_curve(sparsities, outcomes)
+    [found] = areas_under_curves(sparsities, outcomes[None], confidence)
+    return found
+
+
+def areas_under_curves(
+    sparsities: Sequence[float], outcomes: Bools, confidence: float = 0.95
+) -> list[Estimate]:
+    """Returns `area_under_curve` of each of C curves over the same sparsities, (C, L, N) bool.
+
+    Raises:
+        ContractError: as `area_under_curve`.
+    """
+    levels = _check_curve(sparsities, outcomes[0])
     _check_confidence(confidence)
     gaps = np.diff(levels)
     weights = (np.append(gaps, 0.0) + np.append(0.0, gaps)) / (2 * (levels[-1] - levels[0]))
     areas = weights @ outcomes
-    value = float(areas.mean())
     # With an example that is right everywhere and one that is wrong everywhere, as a few examples
     # that happen to agree say little about the variance; it is at most that of a share.
-    variance = min(float(np.append(areas, [0.0, 1.0]).var(ddof=1)), value * (1 - value))
-    trials = len(areas) * (value * (1 - value) / variance if variance > 0 else 1.0)
+    added = np.broadcast_to([0.0, 1.0], (len(areas), 2))
+    variances = np.concatenate([areas, added], axis=1).var(axis=1, ddof=1)
     quantile = float(ndtri(0.5 + confidence / 2))
+    each = zip(areas.mean(axis=1).tolist(), variances.tolist(), strict=True)
+    return [_area(value, variance, areas.shape[1], quantile) for value, variance in each]
+
+
+def _area(value: float, variance: float, examples: int, quantile: float) -> Estimate:
+    """Returns an area with its interval, from mean and variance over the examples."""
+    variance = min(variance, value * (1 - value))
+    trials = examples * (value * (1 - value) / variance if variance > 0 else 1.0)
     return Estimate(value, *_score_interval(min(value, 1.0), trials, quantile))
 
 
