@@ -259,7 +259,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="methods, checkpoints, protocols, data, architectures, objectives or recipes."
+            help="methods, checkpoints, protocols, data, architectures, objectives, recipes or "
+            "reported."
         ),
     ] = "methods",
 ) -> None:
@@ -347,6 +348,28 @@ def _list_recipes() -> Listing:
     ]
 
 
+def _list_reported() -> Listing:
+    from benchmark.reported import every
+
+    heads = ("source", "method", "data", "architecture", "structure", "sparsity", "clean", "robust")
+    return (*heads, "attack", "threat model", "note"), [
+        (
+            row.source.label,
+            row.method_name,
+            row.dataset,
+            row.architecture_name,
+            row.structure or "not stated",
+            f"{100 * row.sparsity:g}%",
+            row.percent(row.clean_accuracy) or "not stated",
+            row.percent(row.robust_accuracy),
+            row.source.attack,
+            row.threat,
+            row.note,
+        )
+        for row in every()
+    ]
+
+
 _LISTINGS: dict[str, Callable[[], Listing]] = {
     "methods": _list_methods,
     "checkpoints": _list_checkpoints,
@@ -355,6 +378,7 @@ _LISTINGS: dict[str, Callable[[], Listing]] = {
     "architectures": _list_architectures,
     "objectives": _list_objectives,
     "recipes": _list_recipes,
+    "reported": _list_reported,
 }
 
 

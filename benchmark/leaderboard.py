@@ -126,7 +126,7 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
     ranked = frame.reset_index(drop=True)
     rows: Sequence[Row] = ranked.to_dict("records")
     cells = [_cell(row) for row in rows]
-    ranked["bucket"] = pd.Series([bucket(_sparsity(row)) for row in rows], dtype="float64")
+    ranked["bucket"] = pd.Series([bucket(sparsity_of(row)) for row in rows], dtype="float64")
     ranked["cell"] = pd.Series(cells, dtype="str")
     _add_places(ranked, _places(rows, cells, processes))
     missing = _missing_controls(rows, cells)
@@ -139,7 +139,7 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
 
 def has_result(row: Row) -> bool:
     """Returns whether the row was evaluated to the end and so has accuracies to show."""
-    return row["status"] == "done" and math.isfinite(_number(row["robust_accuracy"]))
+    return row["status"] == "done" and math.isfinite(as_number(row["robust_accuracy"]))
 
 
 def rankable(row: Row) -> bool:
@@ -158,7 +158,7 @@ def compare(first: Row, second: Row) -> Comparison:
     Raises:
         ContractError: a row without outcomes, or rows over different examples.
     """
-    ours, theirs = _stacked((first, second))
+    ours, theirs = stacked((first, second))
     return Comparison(difference_interval(ours, theirs), mcnemar_exact(ours, theirs))
 
 
@@ -183,7 +183,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     rows: Sequence[Row] = [row for row in frame.to_dict("records") if rankable(row)]
     rows = sorted(rows, key=_key)
     starts = {_values(row, _ORIGIN): row for row in reversed(rows) if row["method"] == DENSE}
-    pruned = [row for row in rows if row["method"] != DENSE and _sparsity(row) > 0]
+    pruned = [row for row in rows if row["method"] != DENSE and sparsity_of(row) > 0]
     lines = _members(_values(row, _LINE) for row in pruned)
     found = [
         _curve([pruned[p] for p in lines[line]], starts.get(line[: len(_ORIGIN)]))
@@ -192,28 +192,30 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=pd.Index(_CURVE_COLUMNS))
 
 
-def _number(value: object) -> float:
+def as_number(value: object) -> float:
+    """Returns a cell of the frame as a float; NaN for whatever is missing or no number."""
     if isinstance(value, int | float | np.integer | np.floating):
         return float(value)
     return math.nan
 
 
-def _sparsity(row: Row) -> float:
-    claimed = _number(row["sparsity"])
-    return claimed if math.isfinite(claimed) else _number(row.get("measured_sparsity"))
+def sparsity_of(row: Row) -> float:
+    """Returns the sparsity that a row claims, or the measured one where it claims none."""
+    claimed = as_number(row["sparsity"])
+    return claimed if math.isfinite(claimed) else as_number(row.get("measured_sparsity"))
 
 
-def _accuracy(row: Row) -> float:
+def best_known(row: Row) -> float:
     """Returns the best known robust accuracy; a frame without challenges has the attacked one."""
-    known = _number(row.get("best_known_accuracy"))
-    return known if math.isfinite(known) else _number(row["robust_accuracy"])
+    known = as_number(row.get("best_known_accuracy"))
+    return known if math.isfinite(known) else as_number(row["robust_accuracy"])
 
 
 def _cell(row: Row) -> str:
     # The digests keep rows apart that were evaluated under another version of the protocol, or on
     # other pixels.
     version = f"{str(row['protocol_digest'])[:8]}-{str(row['data_digest'])[:8]}"
-    sparsity = bucket(_sparsity(row))
+    sparsity = bucket(sparsity_of(row))
     structure = row["structure"] if sparsity > 0 else DENSE
     return (
         f"{row['protocol']}@{version}/{row['tier']}/{row['architecture']}"
@@ -230,9 +232,9 @@ def _members(names: Iterable[Any]) -> dict[Any, list[int]]:
 
 def _key(row: Row) -> tuple[float, float, str]:
     """Returns the order inside a cell: more robust, then more certified, then by name."""
-    certified = _number(row.get("certified_accuracy"))
+    certified = as_number(row.get("certified_accuracy"))
     certified = certified if math.isfinite(certified) else -1.0
-    return -_accuracy(row), -certified, str(row["checkpoint_id"])
+    return -best_known(row), -certified, str(row["checkpoint_id"])
 
 
 def _outcomes(row: Row) -> Mapping[str, Any]:
@@ -245,12 +247,21 @@ def _outcomes(row: Row) -> Mapping[str, Any]:
     return outcomes
 
 
-def _stacked(rows: Sequence[Row]) -> Bools:
-    """Returns (M, N) best known outcomes of rows, refused unless over the same examples."""
+def stacked(rows: Sequence[Row], outcome: str = "best_known") -> Bools:
+    """Returns (M, N) outcomes of rows, over the same examples in the same order.
+
+    Args:
+        rows: M finished rows of the frame.
+        outcome: which of a row's outcomes; where nobody challenges, the best known are the robust.
+
+    Raises:
+        ContractError: a row without outcomes, or rows over different examples.
+    """
     found = [_outcomes(row) for row in rows]
     for row, outcomes in zip(rows, found, strict=True):
         _check_same_examples(rows[0], found[0], row, outcomes)
-    return np.stack([np.asarray(o.get("best_known", o["robust"])) for o in found])
+    spare = "robust" if outcome == "best_known" else outcome
+    return np.stack([np.asarray(o.get(outcome, o.get(spare))) for o in found])
 
 
 def _check_same_examples(
@@ -292,10 +303,10 @@ def _places(rows: Sequence[Row], cells: Sequence[str], processes: int) -> list[_
 
 def _places_in_cell(cell: str, rows: Sequence[Row]) -> list[_Place]:
     """Returns the places of the rows of a cell, the best first."""
-    outcomes = _stacked(rows)
+    outcomes = stacked(rows)
     adjusted = holm([mcnemar_exact(outcomes[0], other) for other in outcomes[1:]])
     below = [False, *(value <= SIGNIFICANCE for value in adjusted)]
-    accuracies = [_accuracy(row) for row in rows]
+    accuracies = [best_known(row) for row in rows]
     # Seeded by the cell, so that its ends do not depend on what else the board holds.
     lows, highs = rank_intervals(outcomes, np.random.default_rng(seed_from("ranks", cell)))
     places = []
@@ -368,7 +379,7 @@ def _gains(rows: Sequence[Row], cells: Sequence[str]) -> list[tuple[Estimate, st
         if control is None or control is row or not rankable(row):
             gains.append((_UNKNOWN, ""))
         else:
-            gain = difference_interval(*_stacked((row, control)))
+            gain = difference_interval(*stacked((row, control)))
             gains.append((gain, str(control["checkpoint_id"])))
     return gains
 
@@ -391,13 +402,13 @@ def _seeds(rows: Sequence[Row], cells: Sequence[str]) -> list[SeedsInterval]:
     nothing = SeedsInterval(0, math.nan, math.nan, math.nan, math.nan, "")
     found = [nothing] * len(rows)
     settings = [
-        (cell, str(row["method"]), _training(row), str(_sparsity(row)))
+        (cell, str(row["method"]), _training(row), str(sparsity_of(row)))
         for row, cell in zip(rows, cells, strict=True)
     ]
     for positions in _members(settings).values():
         trained = [rows[position] for position in positions if rankable(rows[position])]
         if trained:
-            together = seeds_interval(_stacked(trained))
+            together = seeds_interval(stacked(trained))
             for position in positions:
                 found[position] = together
     return found
@@ -442,10 +453,10 @@ def _values(row: Row, columns: Iterable[str]) -> tuple[str, ...]:
 
 def _curve(rows: Sequence[Row], start: Row | None) -> dict[str, Any]:
     """Returns the line of a curve, given its pruned rows and the dense row that it starts from."""
-    points = {_sparsity(row): row for row in reversed(rows)} | ({0.0: start} if start else {})
+    points = {sparsity_of(row): row for row in reversed(rows)} | ({0.0: start} if start else {})
     levels, area, kept = sorted(points), _UNKNOWN, _UNKNOWN
     if start and len(levels) > 1:
-        outcomes = _stacked([points[level] for level in levels])
+        outcomes = stacked([points[level] for level in levels])
         area, kept = area_under_curve(levels, outcomes), break_even(levels, outcomes, KEPT)
     return {
         **{column: rows[0][column] for column in (*_LINE, "examples")},

@@ -726,12 +726,16 @@ def _challenges(stack: Stack) -> list[Part]:
 
 def _surroundings(record: ResultRecord, examples: int) -> Part:
     """Returns the files of adversarial inputs for a record's first examples, and its machine."""
-    evidence = [
+    files = [
         {"file": file.name, "bytes": file.bytes, "sha256": file.sha256, "inputs": file.inputs}
         for file in record.evidence
         if file.start < examples
     ]
-    return {"evidence": evidence, "environment": dict(record.environment)}
+    return {
+        "evidence": files,
+        "evidence_level": "re-checkable" if record.evidence else "outcomes only",
+        "environment": dict(record.environment),
+    }
 
 
 _COPIED = (
@@ -746,6 +750,7 @@ def _entry(entry: Checkpoint) -> Part:
         **{name: getattr(entry, name) for name in _COPIED},
         "authors": list(entry.authors),
         "budget": _budget(entry),
+        "pipeline": ", ".join(stages(entry)),
     }
 
 
@@ -765,6 +770,17 @@ def _identity(stack: Stack, tier: str) -> list[Part]:
         }
         for row in stack.rows
     ]
+
+
+def stages(entry: Checkpoint) -> tuple[str, ...]:
+    """Returns the stages that a checkpoint's training spent epochs in, first to last."""
+    budget = entry.budget
+    epochs = {
+        "pretrain": budget.pretrain_epochs,
+        "prune": budget.prune_epochs,
+        "finetune": budget.finetune_epochs,
+    }
+    return tuple(name for name, spent in epochs.items() if spent)
 
 
 def _budget(entry: Checkpoint) -> Part:

@@ -14,6 +14,7 @@ from benchmark.report.wording import (
     items,
     number,
     percent,
+    points,
     sparsity_percent,
     text,
 )
@@ -31,6 +32,10 @@ MEASURES: dict[str, Callable[[Row], float]] = {
     "robust accuracy": upper_end,
     "certified accuracy": _certified,
 }
+
+
+# The measure of a chart that is no accuracy: differences of accuracies, which may be negative.
+GAIN = "gain over magnitude"
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Chart:
     """An accuracy against sparsity, for one architecture and structure.
 
     Attributes:
-        measure: "robust accuracy" or "certified accuracy".
+        measure: "robust accuracy", "certified accuracy" or `GAIN`.
         group: architecture and structure, for the heading.
         threat: printed threat model.
         examples: examples behind each accuracy.
@@ -84,13 +89,50 @@ class Chart:
         parts = [
             f"{line.label}: "
             + ", ".join(
-                f"{percent(point.accuracy)} % at {sparsity_percent(point.at)} %"
+                f"{self._printed(point.accuracy)} at {sparsity_percent(point.at)} %"
                 for point in line.points[int(line.parent) :]
             )
             for line in self.lines
         ]
         head = f"{self.measure.capitalize()} under {self.threat} against sparsity, {self.group}."
         return f"{head} {'; '.join(parts)}."
+
+    def _printed(self, value: float) -> str:
+        return f"{points(value)} points" if self.measure == GAIN else f"{percent(value)} %"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A checkpoint: its cost, its robust accuracy as a share, and whether nothing beats it."""
+
+    cost: float
+    accuracy: float
+    front: bool
+    name: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Robust accuracy against cost, a spot a checkpoint.
+
+    Attributes:
+        cost: what it is, with its unit.
+        threat: printed threat model.
+        examples: examples behind each accuracy.
+        spots: at least one.
+    """
+
+    cost: str
+    threat: str
+    examples: int
+    spots: tuple[Spot, ...]
+
+    def words(self) -> str:
+        """Returns the front as text, for readers who do not see it."""
+        front = sorted((spot for spot in self.spots if spot.front), key=lambda spot: spot.cost)
+        listed = "; ".join(f"{spot.name}: {percent(spot.accuracy)} %" for spot in front)
+        head = f"Robust accuracy under {self.threat} against {self.cost}, cheapest first."
+        return f"{head} Beaten by none of {len(self.spots)} checkpoints: {listed}."
 
 
 @dataclass(frozen=True)
@@ -175,14 +217,14 @@ def charts(rows: Sequence[Row], measure: str) -> list[Chart]:
         key: index
         for index, key in enumerate(sorted({_key(row) for row in drawn if not _dense(row)}))
     }
-    labels = _labels({_key(row) for row in drawn})
+    names = labels({_key(row) for row in drawn})
     found = []
     for architecture, structure in _groups(drawn):
         members = [row for row in drawn if row["architecture"] == architecture]
         members = [row for row in members if _dense(row) or row["structure"] == structure]
         group = f"{text(architecture)}, {text(structure)}"
         examples = max(int(row["examples"]) for row in members)
-        lines = _lines(members, of, styles, labels)
+        lines = _lines(members, of, styles, names)
         found.append(Chart(measure, group, text(members[0]["threat"]), examples, lines))
     return found
 
@@ -207,12 +249,12 @@ def _summary(line: Row) -> Summary:
         training=f"{names['objective']}, {names['recipe']}, seed {names['seed']}",
         levels=", ".join(sparsity_percent(level) for level in levels),
         area=_ranged(percent(area), [percent(end) for end in area_ends]),
-        kept=_ranged(_reached(kept, levels), [_reached(end, levels) for end in kept_ends]),
+        kept=_ranged(reached(kept, levels), [reached(end, levels) for end in kept_ends]),
         share=sparsity_percent(number(line.get("kept_share"))),
     )
 
 
-def _reached(sparsity: float, levels: Sequence[float]) -> str:
+def reached(sparsity: float, levels: Sequence[float]) -> str:
     """Returns a sparsity in percent; past the last one measured nothing is known."""
     open_ended = bool(levels) and sparsity == levels[-1]
     return f"≥ {percent(sparsity)}" if open_ended else percent(sparsity)
@@ -235,15 +277,15 @@ def _key(row: Row) -> Key:
     return text(row["method"], 40), text(row["objective"], 40), text(row["recipe"], 40)
 
 
-def _labels(keys: Iterable[Key]) -> dict[Key, str]:
+def labels(keys: Iterable[Key]) -> dict[Key, str]:
     """Returns the shortest label of each key that tells it from all others."""
     known = sorted(keys)
-    labels = {}
+    found = {}
     for key in known:
         options = (key[0], f"{key[0]}, {key[1]}", ", ".join(key))
         depth = 1 + max((_shared(key, other) for other in known if other != key), default=0)
-        labels[key] = options[min(depth, 3) - 1]
-    return labels
+        found[key] = options[min(depth, 3) - 1]
+    return found
 
 
 def _shared(key: Key, other: Key) -> int:
@@ -257,7 +299,7 @@ def _lines(
     rows: Sequence[Row],
     of: Callable[[Row], float],
     styles: Mapping[Key, int],
-    labels: Mapping[Key, str],
+    names: Mapping[Key, str],
 ) -> tuple[Line, ...]:
     lines = []
     keyed: dict[Key, list[Row]] = {}
@@ -270,10 +312,10 @@ def _lines(
     for key, members in sorted(keyed.items(), key=lambda item: item[0]):
         points = _points(members, of)
         if _dense(members[0]):
-            lines.append(Line(labels[key], -1, points))
+            lines.append(Line(names[key], -1, points))
             continue
         parents = _points(dense.get(key[1:], []), of)
-        lines.append(Line(labels[key], styles[key], (*parents[:1], *points), bool(parents)))
+        lines.append(Line(names[key], styles[key], (*parents[:1], *points), bool(parents)))
     return tuple(lines)
 
 

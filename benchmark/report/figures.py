@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from math import cos, log10, pi, sin
+from math import ceil, cos, floor, log10, pi, sin
 
-from benchmark.report.curves import Chart, Line, Point, SecurityCurve
-from benchmark.report.wording import sparsity_percent, text
+from benchmark.report.curves import GAIN, Chart, Line, Point, Scatter, SecurityCurve
+from benchmark.report.wording import scaled, sparsity_percent, text
 
 # In points; the browser scales the picture to its column.
 WIDTH = 418.0
@@ -88,7 +88,13 @@ class _Plot:
     """A pair of axes in points, and what is drawn on them, in drawing order."""
 
     def __init__(
-        self, height: float, right: float, bottom: float, across: tuple[float, float], top: float
+        self,
+        height: float,
+        right: float,
+        bottom: float,
+        across: tuple[float, float],
+        top: float,
+        lowest: float = 0.0,
     ) -> None:
         """Starts an empty picture.
 
@@ -97,11 +103,12 @@ class _Plot:
             right: margin for the names of lines.
             bottom: margin for ticks and the axis' name.
             across: ends of the horizontal axis.
-            top: upper end of the vertical axis; the lower one is 0.
+            top: upper end of the vertical axis.
+            lowest: lower end of it, 0 or less.
         """
         self.height = height
         self.end, self.base = WIDTH - right, height - bottom
-        self._across, self._top = across, top
+        self._across, self._top, self._lowest = across, top, lowest
         self.parts: list[str] = []
 
     def x(self, value: float) -> float:
@@ -111,7 +118,11 @@ class _Plot:
 
     def y(self, percent: float) -> float:
         """Returns where a percentage lies down."""
-        return self.base - (self.base - TOP) * percent / self._top
+        return self.base - (self.base - TOP) * self._height(percent)
+
+    def _height(self, percent: float) -> float:
+        """Returns where a percentage lies between both ends of the axis, in [0, 1]."""
+        return (percent - self._lowest) / (self._top - self._lowest)
 
     def line(
         self, points: Sequence[tuple[float, float]], colour: str, width: float, dashes: str = ""
@@ -155,10 +166,11 @@ class _Plot:
     ) -> None:
         """Draws the grid with its ticks, two lines of text each, and names both axes."""
         # A clear step of 20, 10, 5, 2 or 1 points, whichever gives at least four lines.
-        step = next((step for step in (20, 10, 5, 2) if self._top / step >= 4), 1)
-        for percent in range(0, int(self._top) + 1, step):
+        whole = self._top - self._lowest
+        step = next((step for step in (20, 10, 5, 2) if whole / step >= 4), 1)
+        for percent in range(step * ceil(self._lowest / step), int(self._top) + 1, step):
             self.line(((LEFT, self.y(percent)), (self.end, self.y(percent))), GRID[0], 0.8)
-            self.words(str(percent), LEFT - 6, self.y(percent) + 4, INK[0], "end")
+            self.words(str(percent).replace("-", "−"), LEFT - 6, self.y(percent) + 4, INK[0], "end")
         for value, printed, below in across:
             self.line(((self.x(value), TOP), (self.x(value), self.base)), GRID[0], 0.8)
             self.words(printed, self.x(value), self.base + 15, INK[0])
@@ -191,7 +203,7 @@ class _Plot:
         """Writes each name right of the axes, level with its line's end but never over another."""
         ordered = sorted(ends, key=lambda end: (end[1].accuracy, end[0]))
         room = self.base - TOP
-        wanted = [100 * point.accuracy / self._top for _, point, _ in ordered]
+        wanted = [self._height(100 * point.accuracy) for _, point, _ in ordered]
         levels = spread(wanted, gap=14.5 / room)
         for (name, point, colour), level in zip(ordered, levels, strict=True):
             y = self.base - room * level
@@ -213,6 +225,8 @@ class _Plot:
 def draw_chart(chart: Chart) -> Drawing:
     """Returns an accuracy against sparsity, a line a method, named at the line's end."""
     top = max(point.high for line in chart.lines for point in line.points)
+    low = min(point.low for line in chart.lines for point in line.points)
+    gain = chart.measure == GAIN
     farthest = max(_place(point.at) for line in chart.lines for point in line.points)
     last = max(farthest, _place(0.9)) + 0.06
     plot = _Plot(
@@ -221,12 +235,18 @@ def draw_chart(chart: Chart) -> Drawing:
         52.0,
         (-0.06, last),
         _highest(top),
+        min(-5.0, 108 * low) if gain else 0.0,
     )
     ticks = [share for share in TICKS if share <= 0.9 or _place(share) <= farthest + 0.05]
     if farthest > _place(0.99) + 0.3:
         ticks.append(0.999)
     across = [(_place(s), sparsity_percent(s), f"{round(1 / (1 - s))}×") for s in ticks]
-    plot.axes(across, ("sparsity (%) and compression ratio", f"{chart.measure} (%)"))
+    plot.axes(
+        across,
+        ("sparsity (%) and compression ratio", f"{chart.measure} ({'points' if gain else '%'})"),
+    )
+    if gain:
+        plot.line(((LEFT, plot.y(0)), (plot.end, plot.y(0))), INK[0], 0.9)
     ends = []
     for line in chart.lines:
         points = [replace(point, at=_place(point.at)) for point in line.points]
@@ -241,6 +261,35 @@ def draw_chart(chart: Chart) -> Drawing:
     size = f'width="{WIDTH:g}" height="{plot.height:g}"'
     light = plot.svg(f'{size} font-family="{FONTS}" font-size="11"')
     return Drawing(light.encode(), darkened(light).encode(), chart.words())
+
+
+def draw_scatter(scatter: Scatter) -> Drawing:
+    """Returns robust accuracy against cost, what nothing beats joined and named."""
+    costs = [log10(spot.cost) for spot in scatter.spots]
+    low, high = min(costs), max(costs)
+    margin = max(0.06 * (high - low), 0.02)
+    top = _highest(max(spot.accuracy for spot in scatter.spots))
+    plot = _Plot(300.0, 20.0, 42.0, (low - margin, high + margin), top)
+    plot.axes(_decades(low, high), (scatter.cost, "robust accuracy (%)"))
+    front = sorted((s for s in scatter.spots if s.front), key=lambda spot: spot.cost)
+    plot.line([(plot.x(log10(s.cost)), plot.y(100 * s.accuracy)) for s in front], PROVEN[0], 1.2)
+    for spot in sorted(scatter.spots, key=lambda spot: spot.front):
+        colour = PROVEN[0] if spot.front else FRAME[0]
+        x, y = plot.x(log10(spot.cost)), plot.y(100 * spot.accuracy)
+        plot.mark(x, y, colour, 0, 3.4 if spot.front else 2.2)
+    size = f'width="{WIDTH:g}" height="{plot.height:g}"'
+    light = plot.svg(f'{size} font-family="{FONTS}" font-size="11"')
+    return Drawing(light.encode(), darkened(light).encode(), scatter.words())
+
+
+def _decades(low: float, high: float) -> list[tuple[float, str, str]]:
+    """Returns the ticks of a logarithmic axis: 1, 2 and 5 times the powers of ten on it."""
+    found = [
+        (log10(factor) + power, scaled(factor * 10.0**power), "")
+        for power in range(floor(low), ceil(high) + 1)
+        for factor in ((1, 2, 5) if high - low < 2 else (1,))
+    ]
+    return [tick for tick in found if low - 0.05 <= tick[0] <= high + 0.05]
 
 
 def draw_security_curve(curve: SecurityCurve) -> str:

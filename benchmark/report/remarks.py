@@ -39,6 +39,21 @@ class FlagView:
     unranks: bool = False
 
 
+@dataclass(frozen=True)
+class Badge:
+    """What a board says of a row in two or three words.
+
+    Attributes:
+        kind: `unranks`, `flag`, `information`, `note`, `good` or `quiet`.
+        words: short form.
+        detail: the whole of it.
+    """
+
+    kind: str
+    words: str
+    detail: str = ""
+
+
 def ranked(row: Row) -> bool:
     """Returns whether a row takes a place on its board."""
     return has_result(row) and not unrankable(row)
@@ -143,6 +158,51 @@ def asides(row: Row) -> tuple[str, ...]:
     if seeds := seeds_in_words(row):
         found.append(seeds)
     return tuple(found)
+
+
+def badges(row: Row, digest: str) -> tuple[Badge, ...]:
+    """Returns what a board says of a row: what is usual first, then what casts doubt on it.
+
+    Args:
+        row: a ranked row.
+        digest: of the protocol as it stands.
+    """
+    found = []
+    if text(row.get("evidence_level")) == "re-checkable":
+        found.append(
+            Badge("good", "✓", "re-checkable: anyone can verify this row from its evidence")
+        )
+    if has_result(row) and number(row.get("seeds")) == 1:
+        found.append(Badge("quiet", "1 seed", "single seed: others may do better or worse"))
+    found += [Badge(_kind(flag), *_flag_in_words(flag)) for flag in flags(row)]
+    found += [Badge("note", *note) for note in _short_notes(row, digest)]
+    return tuple(found)
+
+
+def _kind(flag: FlagView) -> str:
+    if flag.unranks:
+        return "unranks"
+    return "information" if flag.informational else "flag"
+
+
+def _flag_in_words(flag: FlagView) -> tuple[str, str]:
+    rate = f" ({flag.rate})" if flag.rate and not flag.informational else ""
+    return f"{'costs the rank: ' if flag.unranks else ''}{flag.words}{rate}", flag.meaning
+
+
+def _short_notes(row: Row, digest: str) -> list[tuple[str, str]]:
+    """Returns notes and asides of a row, each with a short form before what it says in full."""
+    short = {
+        "incomplete, lacks controls": "incomplete controls",
+        "extra data": "extra data",
+        "evaluated under": "older protocol",
+        "upper end lowered": "lowered by a challenge",
+    }
+    found = []
+    for said in (*notes(row, digest), *asides(row)):
+        words = next((words for start, words in short.items() if said.startswith(start)), "")
+        found.append((words, said) if words else (said, ""))
+    return found
 
 
 def _credits(row: Row) -> str:

@@ -39,6 +39,11 @@ class Share:
         return math.isfinite(self.value)
 
     @property
+    def order(self) -> str:
+        """Returns what the share is sorted by; empty when it is missing."""
+        return f"{self.value:.9g}" if self.known else ""
+
+    @property
     def width(self) -> str:
         """Returns the share as a coordinate in a bar of width 100."""
         return f"{100 * self.value:.2f}" if self.known else "0"
@@ -103,11 +108,13 @@ class Gain:
         value: such as `+2.3`; an em dash where there is none.
         interval: its 95 % interval, such as `[−0.4, +5.0]`; empty when unknown.
         over: checkpoint id of the control; empty where there is none.
+        order: what the gain is sorted by; empty where there is none.
     """
 
     value: str = MISSING
     interval: str = ""
     over: str = ""
+    order: str = ""
 
     @property
     def known(self) -> bool:
@@ -205,7 +212,8 @@ def gain(row: Row) -> Gain:
         return Gain()
     low, high = number(row.get("gain_low")), number(row.get("gain_high"))
     known = math.isfinite(low) and math.isfinite(high)
-    return Gain(points(value), f"[{points(low)}, {points(high)}]" if known else "", over)
+    ends = f"[{points(low)}, {points(high)}]" if known else ""
+    return Gain(points(value), ends, over, f"{value:.9g}")
 
 
 def own_epsilon(row: Row) -> str:

@@ -20,7 +20,10 @@ from benchmark.errors import InvariantViolation, ManifestError, StorageError, lo
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.forks import map_forked
 from benchmark.leaderboard import curves, has_result, rank
-from benchmark.report import details, figures, images, views
+from benchmark.report import details, downloads, figures, images, views
+from benchmark.report.assets import assets
+from benchmark.report.columns import COLUMNS
+from benchmark.report.comparing import Comparison, Front, comparison
 from benchmark.report.curves import MEASURES, Chart, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
@@ -37,7 +40,7 @@ LISTING_LIMIT = 64 * 2**20
 
 # More rows than these make a page slow to show; they go to pages of their own. `make bench`
 # measures what that comes to.
-ROWS_A_PAGE = 250
+ROWS_A_PAGE = 500
 
 # Checkpoints whose pages one process makes at a time.
 _CHUNK = 20
@@ -46,6 +49,13 @@ _CHUNK = 20
 _NAMED = 5
 
 Details = Callable[[Row], Mapping[str, Any]]
+
+# A board as files: what the link says, the ending, and what makes it of rows and a title.
+_FORMATS: tuple[tuple[str, str, Callable[[Sequence[Row], str], bytes]], ...] = (
+    ("CSV", "csv", lambda rows, _: downloads.as_csv(rows)),
+    ("JSON", "json", lambda rows, _: downloads.as_json(rows)),
+    ("LaTeX", "tex", downloads.as_latex),
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,9 @@ class Tier:
     """A board with its figures, what methods come to along their sparsities, and AER triples.
 
     Attributes:
+        path: of its page under the site.
         board: its table; of one that is too large for a page, its groups without their rows.
+        rows: all of them, in the order of the board.
         mixed: where rows must name their seed or recipe.
         figures: its charts, and how pages link to them.
         summaries: what methods come to, where that fits on the board's page.
@@ -100,7 +112,9 @@ class Tier:
         lines: pages with its summaries.
     """
 
+    path: str
     board: Board
+    rows: Sequence[Row]
     mixed: Mixed
     figures: tuple[tuple[Picture, Chart], ...]
     summaries: tuple[Summary, ...]
@@ -114,6 +128,32 @@ class Tier:
         """Returns the figures as pages link to them."""
         return tuple(picture for picture, _ in self.figures)
 
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Returns (label, path) of the board as files."""
+        stem = self.path.removesuffix(".html")
+        stem = stem.replace("/index", "/board")
+        return tuple((label, f"{stem}.{ending}") for label, ending, _ in _FORMATS)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison with its figures, as its page links to them.
+
+    Attributes:
+        path: of its page under the site.
+        tier: the board it is of.
+        comparison: what it shows.
+        gains: by network, the gain over magnitude against sparsity.
+        fronts: accuracy against each cost.
+    """
+
+    path: str
+    tier: Tier
+    comparison: Comparison
+    gains: tuple[tuple[Picture, Chart], ...]
+    fronts: tuple[tuple[Picture, Front], ...]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -121,7 +161,9 @@ class Section:
 
     Attributes:
         page: the protocol.
-        tiers: its boards.
+        tiers: its boards, the leading one first.
+        compared: methods of the leading board across sparsity, None where there are none.
+        speeds: of its checkpoints, None where no record has any.
         checkpoints: id → ranked rows, one a tier.
         methods: how many there are.
         without_result: checkpoints that were not evaluated to the end.
@@ -130,6 +172,7 @@ class Section:
 
     page: ProtocolPage
     tiers: tuple[Tier, ...]
+    compared: Compared | None
     speeds: Speeds | None
     checkpoints: Mapping[str, Sequence[Row]]
     methods: int
@@ -183,7 +226,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    engine.globals.update(missing=MISSING, count=count, networks=tuple(NETWORKS.values()))
+    engine.globals.update(
+        missing=MISSING,
+        count=count,
+        networks=tuple(NETWORKS.values()),
+        columns=COLUMNS,
+        series=figures.SERIES,
+    )
     return engine
 
 
@@ -246,13 +295,17 @@ def _section(page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]) -> S
         # that the protocol does not trust enough to rank is not drawn either.
         drawn = [row for row in standing if ranked(row)] if examples > largest else []
         along = [line for line in lines if drawn and text(line["tier"]) == board]
-        tiers.append(_tier(page, board, own, drawn, summaries(along)))
+        # The first board is what a protocol's address shows.
+        name = slug(f"tier {board}") if tiers else "index"
+        path = f"{page.folder}/{name}.html"
+        tiers.append(_tier(page, board, path, own, drawn, summaries(along)))
         largest = max(largest, examples)
     checkpoints = _by(rows, "checkpoint_id")
     leading = (details.leading(found) for found in checkpoints.values())
     return Section(
         page=page,
         tiers=tuple(tiers),
+        compared=_compared(page, tiers[0]) if tiers else None,
         speeds=speeds(rows),
         checkpoints=checkpoints,
         methods=len({str(row["method"]) for row in rows}),
@@ -264,6 +317,7 @@ def _section(page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]) -> S
 def _tier(
     page: ProtocolPage,
     name: str,
+    path: str,
     rows: Sequence[Row],
     drawn: Sequence[Row],
     along: tuple[Summary, ...],
@@ -273,12 +327,34 @@ def _tier(
     pictures = tuple((_picture(page, name, measure, chart), chart) for measure, chart in found)
     if len(rows) <= ROWS_A_PAGE:
         board = views.board(page, name, rows, groups, mixed)
-        return Tier(board, mixed, pictures, along, bool(drawn), triples(drawn))
+        return Tier(path, board, rows, mixed, pictures, along, bool(drawn), triples(drawn))
     parts = tuple(_parts(page, name, groups))
     outline = _outline(page, groups, mixed, parts)
     board = views.board(page, name, rows, (), mixed, outline)
     lines = _lines(page, name, along)
-    return Tier(board, mixed, pictures, (), bool(drawn), None, parts, lines)
+    return Tier(path, board, rows, mixed, pictures, (), bool(drawn), None, parts, lines)
+
+
+def _compared(page: ProtocolPage, tier: Tier) -> Compared | None:
+    found = comparison(tier.rows)
+    if found is None:
+        return None
+    name = tier.board.tier
+    gains = [chart for network in found.networks for chart in network.charts]
+    fronts = []
+    for front in found.fronts:
+        stem = slug(f"{page.id} {name} front {front.title}")
+        title = f"Robust accuracy against {front.title}"
+        words = front.scatter.words()
+        picture = Picture(f"figures/{stem}.svg", f"figures/{stem}-dark.svg", title, words)
+        fronts.append((picture, front))
+    return Compared(
+        path=f"{page.folder}/compare.html",
+        tier=tier,
+        comparison=found,
+        gains=tuple((_picture(page, name, chart.measure, chart), chart) for chart in gains),
+        fronts=tuple(fronts),
+    )
 
 
 def _picture(page: ProtocolPage, tier: str, measure: str, chart: Chart) -> Picture:
@@ -310,7 +386,18 @@ def _outline(
         leaders = [row for row in group.rows if row["rank"] == 1] if group.ranked else []
         shown = tuple(views.board_row(row, page, mixed) for row in leaders[:_NAMED])
         more = len(leaders) - len(shown)
-        found.append(Cell(group.title, group.note, shown, places[group.key], len(group.rows), more))
+        found.append(
+            Cell(
+                group.title,
+                group.note,
+                shown,
+                places[group.key],
+                len(group.rows),
+                more,
+                views.verdict(group),
+                views.duel(group, page),
+            )
+        )
     return tuple(found)
 
 
@@ -329,9 +416,17 @@ def _jobs(engine: Pages, sections: Sequence[Section], rest: Details | None) -> I
     for section in sections:
         for tier in section.tiers:
             yield from _tier_jobs(engine, section, tier)
+        yield from _comparison_jobs(section)
     yield engine.job("index.html", "index.html.jinja")
     for section in sections:
-        path = f"{section.page.folder}/index.html"
+        for tier in section.tiers:
+            yield engine.job(tier.path, "board.html.jinja", section=section, tier=tier)
+        if not section.tiers:
+            path = f"{section.page.folder}/index.html"
+            yield engine.job(path, "board.html.jinja", section=section, tier=None)
+        if section.compared:
+            yield engine.job(section.compared.path, "compare.html.jinja", section=section)
+        path = f"{section.page.folder}/protocol.html"
         yield engine.job(path, "protocol.html.jinja", section=section)
         yield from _latency_jobs(engine, section)
     for section in sections:
@@ -340,17 +435,27 @@ def _jobs(engine: Pages, sections: Sequence[Section], rest: Details | None) -> I
             chunk = found[start : start + _CHUNK]
             paths = tuple(path for rows in chunk for path in _paths(rows))
             yield Job(paths, partial(_checkpoints, engine, section.page, chunk, rest))
-    for asset in sorted((HERE / "static").iterdir()):
-        if asset.is_file():
-            path = f"static/{asset.name}"
-            yield Job((path,), partial(_copied, path, asset))
+    for path, data in assets().items():
+        yield Job((path,), partial(dict, {path: data}))
 
 
 def _tier_jobs(engine: Pages, section: Section, tier: Tier) -> Iterator[Job]:
     for picture, chart in tier.figures:
         yield Job((picture.light, picture.dark), partial(_drawn, picture, chart))
+    title = f"{section.page.title}, tier {tier.board.tier}, {tier.board.examples} examples"
+    for (_, path), (_, _, make) in zip(tier.files, _FORMATS, strict=True):
+        yield Job((path,), partial(_file, path, make, tier.rows, title))
     for part in (*tier.parts, *tier.lines):
         yield Job((part.href,), partial(_part, engine, section, tier, part))
+
+
+def _comparison_jobs(section: Section) -> Iterator[Job]:
+    if section.compared is None:
+        return
+    for picture, chart in section.compared.gains:
+        yield Job((picture.light, picture.dark), partial(_drawn, picture, chart))
+    for picture, front in section.compared.fronts:
+        yield Job((picture.light, picture.dark), partial(_scattered, picture, front))
 
 
 def _latency_jobs(engine: Pages, section: Section) -> Iterator[Job]:
@@ -372,12 +477,19 @@ def _latency_jobs(engine: Pages, section: Section) -> Iterator[Job]:
         )
 
 
-def _copied(path: str, asset: Path) -> dict[str, bytes]:
-    return {path: asset.read_bytes()}
+def _file(
+    path: str, make: Callable[[Sequence[Row], str], bytes], rows: Sequence[Row], title: str
+) -> dict[str, bytes]:
+    return {path: make(rows, title)}
 
 
 def _drawn(picture: Picture, chart: Chart) -> dict[str, bytes]:
     drawing = figures.draw_chart(chart)
+    return {picture.light: drawing.light, picture.dark: drawing.dark}
+
+
+def _scattered(picture: Picture, front: Front) -> dict[str, bytes]:
+    drawing = figures.draw_scatter(front.scatter)
     return {picture.light: drawing.light, picture.dark: drawing.dark}
 
 
@@ -498,7 +610,7 @@ def _earlier(site: Path) -> set[str]:
         lines = read_bounded(site / LISTING, LISTING_LIMIT).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return set()
-    shape = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+\.(html|svg|png|css)")
+    shape = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+\.(html|svg|png|css|js|csv|json|tex|bib)")
     return {line for line in lines if shape.fullmatch(line)}
 
 

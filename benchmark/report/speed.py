@@ -14,6 +14,7 @@ from benchmark.report.wording import (
     MISSING,
     count,
     entries,
+    milliseconds,
     number,
     scaled,
     sparsity_percent,
@@ -159,19 +160,6 @@ def _times(found: Mapping[tuple[str, float], Mapping[str, Any]], batch: float) -
 def _time(entry: Mapping[str, Any]) -> Time:
     ends = [milliseconds(entry.get(name)) for name in ("lower", "upper")]
     return Time(milliseconds(entry.get("median")), "" if MISSING in ends else f"{' – '.join(ends)}")
-
-
-def milliseconds(value: object) -> str:
-    """Returns milliseconds with about three digits, and no more than three decimals.
-
-    >>> milliseconds(0.0614), milliseconds(12.345), milliseconds(2345.6)
-    ('0.061', '12.3', '2,346')
-    """
-    amount = number(value)
-    if not math.isfinite(amount):
-        return MISSING
-    decimals = max(0, min(3, 2 - math.floor(math.log10(amount)))) if amount > 0 else 3
-    return f"{amount:,.{decimals}f}"
 
 
 def _images(batch: float) -> str:

@@ -4,16 +4,20 @@ Templates decide where a value stands, never how it reads or what it means.
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
+from urllib.parse import urlencode
 
 from benchmark.leaderboard import DENSE, has_result
+from benchmark.report.columns import COLUMNS, FACETS, Value
 from benchmark.report.remarks import (
+    Badge,
     FlagView,
-    asides,
+    badges,
     flags,
-    notes,
     rank_in_words,
     rank_range,
     ranked,
@@ -40,6 +44,9 @@ from benchmark.report.wording import (
 from benchmark.statistics import wilson
 
 Key = TypeVar("Key", str, tuple[str, ...])
+
+# Sorts rows without a rank behind all others.
+UNRANKED = 10**9
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class ProtocolPage:
 
     @property
     def columns(self) -> int:
-        """Returns the number of columns of a board."""
-        return 8 + len(self.attacks)
+        """Returns the number of columns of a board, those included that a reader can add."""
+        return 7 + len(self.attacks) + len(COLUMNS)
 
     @property
     def folder(self) -> str:
@@ -127,11 +134,30 @@ class Mixed:
 
 @dataclass(frozen=True)
 class BoardRow:
-    """One line of a board; `variant` says what tells it from rows of the same name."""
+    """One line of a board.
+
+    Attributes:
+        rank: as printed, with `rank_words` and `rank_range` behind it.
+        order: places it among all rows: the rank, larger than any where there is none.
+        name: of the method.
+        variant: what tells the row from others of the same name.
+        href: of its page.
+        objective: it was trained for.
+        gain: over the magnitude control.
+        sparsity: measured.
+        clean: accuracy.
+        attacks: accuracy under each attack of the protocol.
+        interval: certified and attacked.
+        flags: in words.
+        badges: what must be said of it.
+        extra: a value for each of `COLUMNS`.
+        facets: (name, value) of what rows can be filtered by.
+    """
 
     rank: str
     rank_words: str
     rank_range: str
+    order: int
     name: str
     variant: str
     href: str
@@ -142,7 +168,9 @@ class BoardRow:
     attacks: tuple[Share, ...]
     interval: Interval
     flags: tuple[FlagView, ...]
-    notes: tuple[str, ...]
+    badges: tuple[Badge, ...]
+    extra: tuple[Value, ...]
+    facets: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -156,6 +184,8 @@ class Cell:
         href: the page where they all are, of a group of a large board.
         total: their number there.
         unnamed: rows of the first rank there that are not in `rows`.
+        verdict: whether the first is better than the second, in words; empty for a single row.
+        duel: the page where the two meet; empty for a single row.
     """
 
     title: str
@@ -164,11 +194,22 @@ class Cell:
     href: str = ""
     total: int = 0
     unnamed: int = 0
+    verdict: str = ""
+    duel: str = ""
 
     @property
     def leaders(self) -> tuple[BoardRow, ...]:
         """Returns the rows that share the first rank."""
         return tuple(row for row in self.rows if row.rank in ("1", "=1"))
+
+
+@dataclass(frozen=True)
+class FacetView:
+    """What rows can be filtered by: each value that occurs, with its number of rows."""
+
+    key: str
+    label: str
+    values: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -182,6 +223,7 @@ class Board:
         threat: printed threat model.
         cells: ranked rows.
         unranked: rows with a result but no rank, then rows without a result.
+        facets: what its rows can be filtered by.
     """
 
     tier: str
@@ -190,6 +232,7 @@ class Board:
     threat: str
     cells: tuple[Cell, ...]
     unranked: tuple[Cell, ...]
+    facets: tuple[FacetView, ...] = ()
 
     @property
     def ranked(self) -> int:
@@ -238,9 +281,14 @@ def boards(page: ProtocolPage, rows: Sequence[Row]) -> list[Board]:
 
 
 def order(page: ProtocolPage, members: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Returns the tiers that have rows, the one with most ranks first."""
+    """Returns the tiers that have rows: of those with most ranks the one of most examples leads.
+
+    A few rows more or less do not count: a tier with half as many ranks as another may lead it.
+    """
     standing = {tier: sum(ranked(row) for row in rows) for tier, rows in members.items()}
-    return sorted(members, key=lambda tier: (-standing[tier], -page.tiers.get(tier, 0), tier))
+    most = max(standing.values(), default=0)
+    sizes = {tier: page.tiers.get(tier, 0) for tier in members}
+    return sorted(members, key=lambda tier: (2 * standing[tier] < most, -sizes[tier], tier))
 
 
 def board(
@@ -277,12 +325,49 @@ def board(
         threat=text(page.threat),
         cells=tuple(cell for standing, cell in cells if standing),
         unranked=tuple(cell for standing, cell in cells if not standing),
+        facets=facets(rows),
     )
+
+
+def facets(rows: Sequence[Row]) -> tuple[FacetView, ...]:
+    """Returns what tells some rows of a board from others, each with its values in order."""
+    found = []
+    for facet in FACETS:
+        values = Counter(facet.value(row) for row in rows)
+        if len(values) > 1:
+            ordered = sorted(values.items(), key=lambda item: _natural(item[0]))
+            found.append(FacetView(facet.key, facet.label, tuple(ordered)))
+    return tuple(found)
+
+
+def _natural(value: str) -> tuple[float, str]:
+    """Returns what values are ordered by: their leading number, those without one first."""
+    found = re.match(r"[0-9.]+", value)
+    return (float(found[0]) if found and found[0].count(".") < 2 else -1.0), value
 
 
 def _cell(group: Group, page: ProtocolPage, mixed: Mixed) -> Cell:
     rows = tuple(board_row(row, page, mixed) for row in group.rows)
-    return Cell(group.title, group.note, rows)
+    return Cell(group.title, group.note, rows, verdict=verdict(group), duel=duel(group, page))
+
+
+def verdict(group: Group) -> str:
+    """Returns whether the first of a group is better than the second; empty for a single row."""
+    if not group.ranked or len(group.rows) < 2:
+        return ""
+    second = group.rows[1]
+    p = f"p = {number(second['p_best']):.2g}"
+    if second["tied_with_best"]:
+        return f"not separable from {display_name(second)} ({p})"
+    return f"separable from {display_name(second)} ({p})"
+
+
+def duel(group: Group, page: ProtocolPage) -> str:
+    """Returns where the first two of a group meet; empty for a single row."""
+    if not group.ranked or len(group.rows) < 2:
+        return ""
+    ids = [str(row["checkpoint_id"]) for row in group.rows[:2]]
+    return f"{page.folder}/compare.html#{urlencode({'first': ids[0], 'second': ids[1]})}"
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
@@ -377,6 +462,7 @@ def board_row(row: Row, page: ProtocolPage, mixed: Mixed = Mixed()) -> BoardRow:
         rank=printed,
         rank_words=words,
         rank_range=rank_range(row),
+        order=int(row["rank"]) if ranked(row) else UNRANKED,
         name=display_name(row),
         variant=_variant(row, mixed),
         href=checkpoint_path(row),
@@ -387,7 +473,9 @@ def board_row(row: Row, page: ProtocolPage, mixed: Mixed = Mixed()) -> BoardRow:
         attacks=tuple(attack_share(row, attack.evaluation) for attack in page.attacks),
         interval=interval(row),
         flags=flags(row),
-        notes=(*notes(row, page.digest), *asides(row)),
+        badges=badges(row, page.digest),
+        extra=tuple(column.value(row) for column in COLUMNS),
+        facets=tuple((facet.key, facet.value(row)) for facet in FACETS),
     )
 
 

@@ -125,6 +125,19 @@ def duration(seconds: object) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def milliseconds(value: object) -> str:
+    """Returns milliseconds with about three digits, and no more than three decimals.
+
+    >>> milliseconds(0.0614), milliseconds(12.345), milliseconds(2345.6)
+    ('0.061', '12.3', '2,346')
+    """
+    amount = number(value)
+    if not math.isfinite(amount):
+        return MISSING
+    decimals = max(0, min(3, 2 - math.floor(math.log10(amount)))) if amount > 0 else 3
+    return f"{amount:,.{decimals}f}"
+
+
 def slug(raw: str, limit: int = 60) -> str:
     """Returns a file name for any string: [a-z0-9-] only, bounded, one for each string.
 

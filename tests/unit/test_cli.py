@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from benchmark import bounds, cli, pipeline, records
 from benchmark.errors import ExtraMissing
 from benchmark.manifest import Manifest, write_manifest
 from benchmark.pipeline import Project, compressing, evaluate_all
+from benchmark.reported import every
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +105,18 @@ def test_brackets_and_colons_are_printed_as_they_are(capsys: pytest.CaptureFixtu
         *("id", "[certified,", "attacked]"),
         *("folder:smile:x", "[red]broken[/red]"),
     ]
+
+
+def test_published_figures_are_listed_with_source_and_threat_model(
+    run: Runner, tmp_path: Path
+) -> None:
+    answer = run(tmp_path, "list", "reported")
+    head, *lines = [re.split(r"  +", line.strip()) for line in answer.out.splitlines()]
+    assert head[:3] == ["source", "method", "data"] and len(lines) == len(every())
+    harp = ["APBench 2024", "HARP", "cifar10", "ResNet18", "unstructured", "99%", "83.11", "45.50"]
+    assert [*harp, "AutoAttack", "Linf 0.031"] in lines
+    dense = ["HYDRA paper", "Pre-trained", "svhn", "VGG-16", "unstructured", "0%", "not stated"]
+    assert [*dense, "53.5", "PGD", "Linf 0.031"] in lines
 
 
 # --- Without a manifest, without checkpoints ------------------------------------------------------
