@@ -545,22 +545,24 @@ def _resampled(outcomes: Bools, generator: np.random.Generator, resamples: int) 
     _, first, counts = np.unique(
         np.packbits(outcomes, axis=0), axis=1, return_index=True, return_counts=True
     )
-    patterns = outcomes[:, first].T.astype(np.float64)
+    # Whole numbers of this size are exact in single precision, which is twice as fast.
+    patterns = outcomes[:, first].T.astype(np.float32)
     sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
-    return np.concatenate([_drawn(counts, generator, size) @ patterns for size in sizes])
+    drawn = [_drawn(counts, generator, size).astype(np.float32) @ patterns for size in sizes]
+    return np.concatenate(drawn).astype(np.float64)
 
 
-def _drawn(counts: Integers, generator: np.random.Generator, resamples: int) -> Floats:
+def _drawn(counts: Integers, generator: np.random.Generator, resamples: int) -> Integers:
     """Returns (B, K) how often each of K patterns is drawn, with as many draws as examples."""
     kinds, examples = len(counts), int(counts.sum())
     if 8 * kinds < examples:
-        return generator.multinomial(examples, counts / examples, resamples).astype(np.float64)
+        return generator.multinomial(examples, counts / examples, resamples)
     # The same distribution, faster where there are nearly as many patterns as examples.
     owners = np.repeat(np.arange(kinds), counts)
     drawn = owners[generator.integers(examples, size=(resamples, examples))]
     drawn += kinds * np.arange(resamples)[:, None]
     times = np.bincount(drawn.ravel(), minlength=resamples * kinds)
-    return times.reshape(resamples, kinds).astype(np.float64)
+    return times.reshape(resamples, kinds)
 
 
 def upper_bound_of_wrong(
