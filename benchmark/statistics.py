@@ -319,14 +319,16 @@ def _roughly_farthest(shifts: Floats, scales: Floats) -> NDArray[np.float32]:
     farthest = np.zeros_like(rough)
     step = max(1, _CACHED // len(rough))
     for start in range(0, rough.shape[1], step):
-        part, most = rough[:, start : start + step], farthest[:, start : start + step]
+        part = np.ascontiguousarray(rough[:, start : start + step])
+        most, room = np.zeros_like(part), np.empty_like(part)
         # Each pair once: what is far from this row is as far the other way round.
         for row in range(len(part) - 1):
-            apart = part[row + 1 :] - part[row]
+            apart = np.subtract(part[row + 1 :], part[row], out=room[row + 1 :])
             np.abs(apart, out=apart)
             apart *= inverse[row + 1 :, row, None]
             np.maximum(most[row], apart.max(axis=0), out=most[row])
             np.maximum(most[row + 1 :], apart, out=most[row + 1 :])
+        farthest[:, start : start + step] = most
     return farthest
 
 
