@@ -14,6 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from benchmark.errors import WorkerLost
 
 Job = TypeVar("Job")
@@ -48,7 +50,7 @@ def map_forked(
     gc.collect()
     gc.freeze()
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("fork")) as pool:
+        with ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _single) as pool:
             yield from _answers(pool, len(jobs))
     except BrokenProcessPool as error:
         raise WorkerLost(
@@ -73,6 +75,11 @@ def _answers(pool: ProcessPoolExecutor, jobs: int) -> Iterator[Any]:
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _single() -> None:
+    """Keeps products of matrices in the one thread of a copy: there is a copy for every core."""
+    threadpool_limits(1, "blas")
 
 
 def _run(number: int) -> Any:

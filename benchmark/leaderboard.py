@@ -58,10 +58,18 @@ _CURVE_COLUMNS = (
     *("kept_share", "kept_sparsity", "kept_low", "kept_high", "kept_at_least"),
 )
 
+# The columns that decide about rows; the others travel along.
+_DECIDING = (
+    *(*_LINE, "checkpoint_id", "examples", "status", "unrankable", "outcomes"),
+    *("sparsity", "measured_sparsity"),
+    *("robust_accuracy", "best_known_accuracy", "certified_accuracy"),
+)
+
 # Pairs of rows to compare for which other processes are worth their start.
 _MANY = 50_000
 
 _UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+_NO_SEEDS = SeedsInterval(0, math.nan, math.nan, math.nan, math.nan, "")
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,16 @@ class _Place:
     high: int | None = None
     tied: bool = False
     p: float = math.nan
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What the comparison with the rest of its cell says of a row; the defaults are no result's."""
+
+    place: _Place = _Place()
+    gain: Estimate = _UNKNOWN
+    gain_over: str = ""
+    seeds: SeedsInterval = _NO_SEEDS
 
 
 def bucket(sparsity: float) -> float:
@@ -124,17 +142,25 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
             different examples.
     """
     ranked = frame.reset_index(drop=True)
-    rows: Sequence[Row] = ranked.to_dict("records")
+    rows = _rows(ranked, _DECIDING)
     cells = [_cell(row) for row in rows]
+    standings = _standings(rows, cells, processes)
     ranked["bucket"] = pd.Series([bucket(sparsity_of(row)) for row in rows], dtype="float64")
     ranked["cell"] = pd.Series(cells, dtype="str")
-    _add_places(ranked, _places(rows, cells, processes))
+    _add_places(ranked, [standing.place for standing in standings])
     missing = _missing_controls(rows, cells)
     ranked["missing_controls"] = pd.Series([", ".join(names) for names in missing], dtype="str")
     ranked["incomplete"] = pd.Series([bool(names) for names in missing], dtype="bool")
-    _add_gains(ranked, _gains(rows, cells))
-    _add_seeds(ranked, _seeds(rows, cells))
+    _add_gains(ranked, standings)
+    _add_seeds(ranked, [standing.seeds for standing in standings])
     return _sorted(ranked)
+
+
+def _rows(frame: pd.DataFrame, columns: Iterable[str]) -> list[Row]:
+    """Returns the rows with those of some columns that are there; pandas' own way takes seconds."""
+    there = [column for column in columns if column in frame.columns]
+    values = (frame[column].astype(object).tolist() for column in there)
+    return [dict(zip(there, each, strict=True)) for each in zip(*values, strict=True)]
 
 
 def has_result(row: Row) -> bool:
@@ -180,8 +206,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ContractError: a finished row without outcomes, or rows of a curve over different examples.
     """
-    rows: Sequence[Row] = [row for row in frame.to_dict("records") if rankable(row)]
-    rows = sorted(rows, key=_key)
+    rows = sorted((row for row in _rows(frame, _DECIDING) if rankable(row)), key=_key)
     starts = {_values(row, _ORIGIN): row for row in reversed(rows) if row["method"] == DENSE}
     pruned = [row for row in rows if row["method"] != DENSE and sparsity_of(row) > 0]
     lines = _members(_values(row, _LINE) for row in pruned)
@@ -276,34 +301,47 @@ def _check_same_examples(
             f"{digests[0][:8]} and {names[1]} over {lengths[1]} of {digests[1][:8]}; compare rows "
             "of one protocol and tier"
         )
-    if "index" in first_outcomes and "index" in outcomes:
-        check_paired(np.asarray(first_outcomes["index"]), np.asarray(outcomes["index"]))
+    indices = first_outcomes.get("index"), outcomes.get("index")
+    # Rows that were read together share it.
+    if indices[0] is not indices[1] and not any(index is None for index in indices):
+        check_paired(*map(np.asarray, indices))
 
 
-def _places(rows: Sequence[Row], cells: Sequence[str], processes: int) -> list[_Place]:
-    places = [_Place()] * len(rows)
-    standing = [
-        (cell, sorted((p for p in positions if rankable(rows[p])), key=lambda p: _key(rows[p])))
-        for cell, positions in _members(cells).items()
-    ]
+def _standings(rows: Sequence[Row], cells: Sequence[str], processes: int) -> list[_Standing]:
+    found = [_Standing()] * len(rows)
+    members = _members(cells).items()
+    sizes = {cell: sum(rankable(rows[p]) for p in positions) for cell, positions in members}
     # Large cells first: none is begun while the other processes have nothing left to do.
-    jobs = sorted((job for job in standing if job[1]), key=lambda job: -len(job[1]))
-    few = sum(len(positions) ** 2 for _, positions in jobs) < _MANY
+    jobs = sorted((job for job in members if sizes[job[0]]), key=lambda job: -sizes[job[0]])
+    few = sum(size**2 for size in sizes.values()) < _MANY
 
-    def found(job: tuple[str, list[int]]) -> list[_Place]:
-        return _places_in_cell(job[0], [rows[position] for position in job[1]])
+    def compared(job: tuple[str, list[int]]) -> list[_Standing]:
+        return _in_cell(job[0], [rows[position] for position in job[1]])
 
-    for (_, positions), own in zip(
-        jobs, map_forked(found, jobs, 1 if few else processes), strict=True
-    ):
-        for position, place in zip(positions, own, strict=True):
-            places[position] = place
-    return places
+    answers = map_forked(compared, jobs, 1 if few else processes)
+    for (_, positions), own in zip(jobs, answers, strict=True):
+        for position, standing in zip(positions, own, strict=True):
+            found[position] = standing
+    return found
 
 
-def _places_in_cell(cell: str, rows: Sequence[Row]) -> list[_Place]:
-    """Returns the places of the rows of a cell, the best first."""
-    outcomes = stacked(rows)
+def _in_cell(cell: str, rows: Sequence[Row]) -> list[_Standing]:
+    """Returns what comparing the rows of a cell with each other says of each."""
+    # The best first.
+    order = sorted((p for p, row in enumerate(rows) if rankable(row)), key=lambda p: _key(rows[p]))
+    ranked = [rows[position] for position in order]
+    outcomes = stacked(ranked)
+    places = _places(cell, ranked, outcomes)
+    gains = _gains(ranked, outcomes)
+    seeds = _seeds(rows, {position: outcomes[n] for n, position in enumerate(order)})
+    found = [_Standing(seeds=together) for together in seeds]
+    for position, place, (gain, over) in zip(order, places, gains, strict=True):
+        found[position] = _Standing(place, gain, over, seeds[position])
+    return found
+
+
+def _places(cell: str, rows: Sequence[Row], outcomes: Bools) -> list[_Place]:
+    """Returns the places of the rankable rows of a cell, the best first, given their outcomes."""
     adjusted = holm([mcnemar_exact(outcomes[0], other) for other in outcomes[1:]])
     below = [False, *(value <= SIGNIFICANCE for value in adjusted)]
     accuracies = [best_known(row) for row in rows]
@@ -311,7 +349,8 @@ def _places_in_cell(cell: str, rows: Sequence[Row]) -> list[_Place]:
     lows, highs = rank_intervals(outcomes, np.random.default_rng(seed_from("ranks", cell)))
     places = []
     for number, accuracy in enumerate(accuracies):
-        place = 1 + sum(other > accuracy for other in accuracies) if below[number] else 1
+        # They fall, so as many are larger as stand before the first that is equal.
+        place = 1 + accuracies.index(accuracy) if below[number] else 1
         tied = not below[number] if number else not all(below[1:])
         p = adjusted[number - 1] if number else math.nan
         # What Holm's test cannot tell from the best, the bootstrap sometimes can.
@@ -367,48 +406,55 @@ def _training(row: Row) -> tuple[str, str]:
     return str(row["recipe"]), str(row["objective"])
 
 
-def _gains(rows: Sequence[Row], cells: Sequence[str]) -> list[tuple[Estimate, str]]:
-    """Returns each row's gain over its magnitude control, and that control's checkpoint id."""
-    controls: dict[tuple[str, tuple[str, str]], list[Row]] = {}
-    for row, cell in zip(rows, cells, strict=True):
-        if rankable(row) and row["method"] in MAGNITUDE:
-            controls.setdefault((cell, _training(row)), []).append(row)
+def _gains(rows: Sequence[Row], outcomes: Bools) -> list[tuple[Estimate, str]]:
+    """Returns each row's gain over its magnitude control, and that control's checkpoint id.
+
+    Args:
+        rows: the rankable ones of a cell.
+        outcomes: (M, N) best known outcomes of these rows.
+    """
+    controls: dict[tuple[str, str], list[int]] = {}
+    for position, row in enumerate(rows):
+        if row["method"] in MAGNITUDE:
+            controls.setdefault(_training(row), []).append(position)
     gains: list[tuple[Estimate, str]] = []
-    for row, cell in zip(rows, cells, strict=True):
-        control = _control(row, controls.get((cell, _training(row)), []))
-        if control is None or control is row or not rankable(row):
+    for position, row in enumerate(rows):
+        control = _control(rows, position, controls.get(_training(row), []))
+        if control is None or control == position:
             gains.append((_UNKNOWN, ""))
         else:
-            gain = difference_interval(*stacked((row, control)))
-            gains.append((gain, str(control["checkpoint_id"])))
+            gain = difference_interval(outcomes[position], outcomes[control])
+            gains.append((gain, str(rows[control]["checkpoint_id"])))
     return gains
 
 
-def _control(row: Row, controls: Sequence[Row]) -> Row | None:
+def _control(rows: Sequence[Row], position: int, controls: Sequence[int]) -> int | None:
     """Returns the best of a row's magnitude controls, of its own seed if there are such."""
-    own = [control for control in controls if control["seed"] == row["seed"]]
-    return min(own or controls, key=_key, default=None)
+    own = [control for control in controls if rows[control]["seed"] == rows[position]["seed"]]
+    return min(own or controls, key=lambda control: _key(rows[control]), default=None)
 
 
-def _add_gains(ranked: pd.DataFrame, gains: Sequence[tuple[Estimate, str]]) -> None:
-    ranked["gain"] = pd.Series([gain.value for gain, _ in gains], dtype="float64")
-    ranked["gain_low"] = pd.Series([gain.low for gain, _ in gains], dtype="float64")
-    ranked["gain_high"] = pd.Series([gain.high for gain, _ in gains], dtype="float64")
-    ranked["gain_over"] = pd.Series([control for _, control in gains], dtype="str")
+def _add_gains(ranked: pd.DataFrame, standings: Sequence[_Standing]) -> None:
+    gains = [standing.gain for standing in standings]
+    ranked["gain"] = pd.Series([gain.value for gain in gains], dtype="float64")
+    ranked["gain_low"] = pd.Series([gain.low for gain in gains], dtype="float64")
+    ranked["gain_high"] = pd.Series([gain.high for gain in gains], dtype="float64")
+    ranked["gain_over"] = pd.Series([standing.gain_over for standing in standings], dtype="str")
 
 
-def _seeds(rows: Sequence[Row], cells: Sequence[str]) -> list[SeedsInterval]:
-    """Returns for each row what the seeds of its setting say together."""
-    nothing = SeedsInterval(0, math.nan, math.nan, math.nan, math.nan, "")
-    found = [nothing] * len(rows)
-    settings = [
-        (cell, str(row["method"]), _training(row), str(sparsity_of(row)))
-        for row, cell in zip(rows, cells, strict=True)
-    ]
+def _seeds(rows: Sequence[Row], outcomes: Mapping[int, Bools]) -> list[SeedsInterval]:
+    """Returns for each row of a cell what the seeds of its setting say together.
+
+    Args:
+        rows: all of the cell.
+        outcomes: (N,) best known outcomes of the rankable ones, by position.
+    """
+    found = [_NO_SEEDS] * len(rows)
+    settings = [(str(row["method"]), _training(row), str(sparsity_of(row))) for row in rows]
     for positions in _members(settings).values():
-        trained = [rows[position] for position in positions if rankable(rows[position])]
+        trained = [outcomes[position] for position in positions if position in outcomes]
         if trained:
-            together = seeds_interval(stacked(trained))
+            together = seeds_interval(np.stack(trained))
             for position in positions:
                 found[position] = together
     return found
@@ -427,7 +473,7 @@ def _sorted(ranked: pd.DataFrame) -> pd.DataFrame:
     if ranked.empty:
         return ranked
     sizes = ranked.groupby(["protocol", "tier"])["examples"].max().fillna(0).to_dict()
-    rows = ranked.to_dict("records")
+    rows = _rows(ranked, (*_DECIDING, "bucket", "rank"))
     positions = sorted(range(len(rows)), key=lambda position: _order(rows[position], sizes))
     return ranked.iloc[positions].reset_index(drop=True)
 

@@ -2,6 +2,9 @@
 
 A column is named `<evaluation>.<column>`; `index` and `label` identify the example. Nothing here is
 typed or stored twice: clean, robust and certified accuracy are means over these arrays.
+
+What is said of an example depends on its own row alone, so the records of a board can be asked all
+at once: shapes are (..., N), which is (N,) for one record and (R, N) for a stack of them.
 """
 
 import io
@@ -10,7 +13,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import wraps
@@ -80,10 +83,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Columns of equal length, in the order of the protocol's example list; not to be changed.
+    """Columns of equal shape, in the order of the protocol's example list; not to be changed.
 
     Attributes:
-        columns: by name.
+        columns: by name, (N,) of one record or (R, N) of a stack.
     """
 
     columns: Mapping[str, Array]
@@ -93,12 +96,12 @@ class Outcomes:
     )
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
-        return len(self.columns["label"])
+        """Returns the number of examples, of one record."""
+        return int(self.columns["label"].shape[-1])
 
     def head(self, count: int) -> "Outcomes":
         """Returns the outcomes of the first `count` examples: those of a smaller tier."""
-        return Outcomes({name: values[:count] for name, values in self.columns.items()})
+        return Outcomes({name: values[..., :count] for name, values in self.columns.items()})
 
     def encode(self) -> bytes:
         """Returns the columns as a compressed .npz; equal columns give equal bytes."""
@@ -121,12 +124,42 @@ def once(
     return counted
 
 
-def share_of(examples: Bools) -> float:
-    """Returns the share of examples for which something holds, (N,) bool with N at least 1.
+def alike(outcomes: Outcomes, protocol: Protocol) -> Hashable:
+    """Returns what outcomes share that can be stacked: protocol, columns, and what was run."""
+    columns = outcomes.columns.items()
+    kinds = tuple((name, values.dtype.str, values.shape) for name, values in columns)
+    transfers = (name for name, s in protocol.evaluations if isinstance(s, Transfer))
+    return protocol.digest, kinds, tuple(name for name in transfers if _not_run(outcomes, name))
 
-    The number that `mean` gives, in a tenth of the time.
+
+def stacked(each: Sequence[Outcomes]) -> Outcomes:
+    """Returns (R, N) the outcomes of records that are `alike`, in their order."""
+    columns = {
+        name: np.concatenate([one.columns[name] for one in each]).reshape(len(each), -1)
+        for name in each[0].columns
+    }
+    return Outcomes(columns)
+
+
+def counts_of(examples: Bools) -> list[int]:
+    """Returns for how many examples something holds, for each record of a stack: (R, N) bool."""
+    counts: list[int] = examples.sum(axis=-1, dtype=np.int32).tolist()
+    return counts
+
+
+def shares_of(examples: Bools) -> list[float]:
+    """Returns for what share of examples something holds, for each record of a stack.
+
+    Args:
+        examples: (R, N) bool, N at least 1.
     """
-    return int(np.count_nonzero(examples)) / len(examples)
+    return [count / examples.shape[-1] for count in counts_of(examples)]
+
+
+def share_of(examples: Bools) -> float:
+    """Returns the share of examples for which something holds, (N,) bool with N at least 1."""
+    [share] = shares_of(examples[None])
+    return share
 
 
 def _fixed(examples: Bools) -> Bools:
@@ -278,7 +311,7 @@ def check_columns(outcomes: Outcomes, protocol: Protocol) -> None:
             )
         if kind == "f" and ".margin@" in name and np.isnan(values).any():
             raise RecordError(f"expected numbers in outcome column {name}, got NaN; evaluate again")
-        if kind == "i" and len(values) and not lowest <= values.min() <= values.max() <= highest:
+        if kind == "i" and values.size and not lowest <= values.min() <= values.max() <= highest:
             raise RecordError(
                 f"expected values in {lowest:g} … {highest:g} in outcome column {name}, got "
                 f"{values.min()} … {values.max()}; evaluate again"
@@ -323,7 +356,7 @@ def _expected(protocol: Protocol) -> Iterator[tuple[str, str, float, float]]:
 
 
 def clean_correct(outcomes: Outcomes) -> Bools:
-    """Returns (N,) whether the unmodified input is classified correctly."""
+    """Returns (..., N) whether the unmodified input is classified correctly."""
     return np.asarray(outcomes.columns["clean.prediction"] == outcomes.columns["label"])
 
 
@@ -339,8 +372,8 @@ class Attempt(NamedTuple):
         evaluation: name within the protocol.
         attack: its own name.
         epsilon: the ball it searched.
-        tried: (N,) bool, examples it was run on.
-        broken: (N,) bool, examples it broke.
+        tried: (..., N) bool, examples it was run on.
+        broken: (..., N) bool, examples it broke.
     """
 
     evaluation: str
@@ -374,13 +407,13 @@ def _attempts(outcomes: Outcomes, protocol: Protocol) -> Iterator[Attempt]:
 
 
 def broken(outcomes: Outcomes, protocol: Protocol) -> Iterator[tuple[str, Fraction, Bools]]:
-    """Yields (attack, epsilon, (N,) broken) for each attack at each epsilon it ran at."""
+    """Yields (attack, epsilon, (..., N) broken) for each attack at each epsilon it ran at."""
     for attempt in attempts(outcomes, protocol):
         yield attempt.attack, attempt.epsilon, attempt.broken
 
 
 def certified(outcomes: Outcomes, protocol: Protocol) -> dict[Fraction, Bools]:
-    """Returns, by epsilon, (N,) whether an example is correct and proven robust at that epsilon.
+    """Returns, by epsilon, (..., N) whether an example is correct and proven robust there.
 
     A proof at a larger epsilon holds at every smaller one of the same norm.
     """
@@ -401,7 +434,7 @@ def _certified(outcomes: Outcomes, protocol: Protocol) -> dict[Fraction, Bools]:
 
 @once
 def _claims(outcomes: Outcomes, protocol: Protocol) -> tuple[tuple[str, Fraction, Bools], ...]:
-    """Returns (evaluation, epsilon, (N,) margin proven) for each bound at each epsilon."""
+    """Returns (evaluation, epsilon, (..., N) margin proven) for each bound at each epsilon."""
     return tuple(
         (name, epsilon, _fixed(proven))
         for name, settings in protocol.evaluations
@@ -418,12 +451,12 @@ def part(outcomes: Outcomes, evaluation: str) -> dict[str, Array]:
 
 
 def survived(column: Array) -> Bools:
-    """Returns (N,) whether an attack left an example correct, not attacking the proven included."""
+    """Returns (..., N) whether an attack left an example correct, or was spared a proven one."""
     return np.asarray((column == SURVIVED) | (column == PROVEN))
 
 
 def attacked(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools:
-    """Returns (N,) whether an example is correct and survived every attack at up to `epsilon`.
+    """Returns (..., N) whether an example is correct and survived every attack at up to `epsilon`.
 
     An input found at a smaller epsilon lies in the larger ball too, so it counts there.
     """
@@ -442,7 +475,7 @@ def attacked(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools
 
 @once
 def _standing(outcomes: Outcomes, protocol: Protocol) -> dict[tuple[int, int], Bools]:
-    """Returns, by terms of the epsilon from small to large, (N,) who survived all up to it."""
+    """Returns, by terms of the epsilon from small to large, (..., N) who survived all up to it."""
     found: dict[Fraction, list[Bools]] = {}
     for attempt in attempts(outcomes, protocol):
         found.setdefault(attempt.epsilon, []).append(attempt.broken)
@@ -456,7 +489,7 @@ def _standing(outcomes: Outcomes, protocol: Protocol) -> dict[tuple[int, int], B
 
 
 def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
-    """Checks what must hold for every example, whatever the network.
+    """Checks what must hold for every example, whatever the network; of a stack, for all at once.
 
     (1) Proven at epsilon: classified correctly unmodified, and not broken by any attack at that
     epsilon or below. (2) Attacked, survivors included: classified correctly unmodified; left out as
@@ -485,8 +518,9 @@ def check_invariants(outcomes: Outcomes, protocol: Protocol) -> None:
         if isinstance(settings, Transfer):
             column = outcomes.columns[f"{name}.broken_by"]
             _refuse(column == PROVEN, outcomes, f"left out in {name} as proven")
-            if (column == NOT_RUN).any():
-                _refuse(column != NOT_RUN, outcomes, f"tried in {name} beside others not tried")
+            not_run = column == NOT_RUN
+            tried = not_run.any(axis=-1, keepdims=True) & ~not_run
+            _refuse(tried, outcomes, f"tried in {name} beside others not tried")
     for name, epsilon in _certified_first(protocol):
         spared = outcomes.columns[name] == PROVEN
         proven = _proven_at(outcomes, protocol, epsilon)
@@ -505,8 +539,8 @@ def _certified_first(protocol: Protocol) -> Iterator[tuple[str, Fraction]]:
 
 
 def _proven_at(outcomes: Outcomes, protocol: Protocol, epsilon: Fraction) -> Bools:
-    """Returns (N,) whether the protocol spares an example the attacks at an epsilon."""
-    found = np.zeros(len(outcomes), dtype=np.bool_)
+    """Returns (..., N) whether the protocol spares an example the attacks at an epsilon."""
+    found = np.zeros(outcomes.columns["label"].shape, dtype=np.bool_)
     if protocol.certify_first:
         for _, certified_at, claimed in _claims(outcomes, protocol):
             if certified_at >= epsilon:
@@ -554,23 +588,37 @@ class Metrics:
 
 def metrics(outcomes: Outcomes, protocol: Protocol) -> Metrics:
     """Returns the accuracies of outcomes; NaN where a protocol lacks the evaluation."""
+    [found] = all_metrics(stacked([outcomes]), protocol)
+    return found
+
+
+def all_metrics(stack: Outcomes, protocol: Protocol) -> list[Metrics]:
+    """Returns the accuracies of each record of a stack of those that are alike."""
     epsilon = protocol.threat.epsilon
-    proven = _certified(outcomes, protocol).get(epsilon)
-    smoothed, count = _smoothed(outcomes, protocol)
-    alone = {name: share_of(left) for name, left in survivors(outcomes, protocol).items()}
+    clean = shares_of(clean_correct(stack))
+    unknown = [float("nan")] * len(clean)
+    proven = _certified(stack, protocol).get(epsilon)
+    smoothed, count = _smoothed(stack, protocol)
+    alone = {name: shares_of(left) for name, left in survivors(stack, protocol).items()}
     pgd = main_pgd(protocol)
     autoattack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), "")
-    return Metrics(
-        examples=len(outcomes),
-        clean=share_of(clean_correct(outcomes)),
-        pgd=alone[pgd[0]] if pgd else float("nan"),
-        autoattack=alone.get(autoattack, float("nan")),
-        robust=share_of(attacked(outcomes, protocol, epsilon)),
-        certified=float("nan") if proven is None else share_of(proven),
-        smoothed=smoothed,
-        smoothed_examples=count,
-        by_evaluation=alone,
-    )
+    columns = {
+        "clean": clean,
+        "pgd": alone[pgd[0]] if pgd else unknown,
+        "autoattack": alone.get(autoattack, unknown),
+        "robust": shares_of(attacked(stack, protocol, epsilon)),
+        "certified": unknown if proven is None else shares_of(proven),
+        "smoothed": smoothed or unknown,
+    }
+    return [
+        Metrics(
+            examples=len(stack),
+            smoothed_examples=count,
+            by_evaluation={name: shares[number] for name, shares in alone.items()},
+            **{name: shares[number] for name, shares in columns.items()},
+        )
+        for number in range(len(clean))
+    ]
 
 
 def main_pgd(protocol: Protocol) -> tuple[str, Pgd] | None:
@@ -587,30 +635,34 @@ def main_pgd(protocol: Protocol) -> tuple[str, Pgd] | None:
 
 
 def survivors(outcomes: Outcomes, protocol: Protocol) -> dict[str, Bools]:
-    """Returns, by evaluation that attacks at the protocol's epsilon, (N,) correct and not broken.
+    """Returns, by evaluation that attacks at the protocol's epsilon, (..., N) who survive it.
 
-    Each evaluation stands by itself. One that was not run, for want of a dense parent, is left out.
+    Survivors are correct and not broken, and each evaluation stands by itself. One that was not
+    run, for want of a dense parent, is left out.
     """
     found: dict[str, Bools] = {}
     for attempt in attempts(outcomes, protocol):
-        if attempt.epsilon == protocol.threat.epsilon and not _not_run(outcomes, attempt):
+        if attempt.epsilon == protocol.threat.epsilon and not _not_run(
+            outcomes, attempt.evaluation
+        ):
             left = found.get(attempt.evaluation, clean_correct(outcomes))
             found[attempt.evaluation] = left & ~attempt.broken
     return found
 
 
-def _not_run(outcomes: Outcomes, attempt: Attempt) -> bool:
-    column = outcomes.columns.get(f"{attempt.evaluation}.broken_by")
+def _not_run(outcomes: Outcomes, evaluation: str) -> bool:
+    column = outcomes.columns.get(f"{evaluation}.broken_by")
     return column is not None and bool((column == NOT_RUN).any())
 
 
-def _smoothed(outcomes: Outcomes, protocol: Protocol) -> tuple[float, int]:
+def _smoothed(stack: Outcomes, protocol: Protocol) -> tuple[list[float], int]:
+    """Returns the smoothed accuracy of each record and over how many examples; empty without."""
     for name, settings in protocol.evaluations:
         if isinstance(settings, Smoothing):
-            seen = outcomes.head(settings.examples)
+            seen = stack.head(settings.examples)
             count = len(seen)
             radius = seen.columns[f"{name}.radius"]
             right = seen.columns[f"{name}.prediction"] == seen.columns["label"]
             certain = right & (radius >= float(protocol.smoothed_radius))
-            return share_of(certain), count
-    return float("nan"), 0
+            return shares_of(certain), count
+    return [], 0

@@ -6,9 +6,10 @@ outcomes are; the frame computes accuracies from outcomes, once.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from benchmark import outcomes as measured
 from benchmark.challenges import Challenge
 from benchmark.digests import digest_of_plain
 from benchmark.errors import (
+    BenchmarkError,
     InvariantViolation,
     ManifestError,
     RecordError,
@@ -30,7 +32,7 @@ from benchmark.errors import (
 )
 from benchmark.evaluations import Bounds, Flag, Smoothing
 from benchmark.files import read_bounded, write_atomically
-from benchmark.flags import all_flags, unrankable_reasons
+from benchmark.flags import each_flags, merged, unrankable_reasons
 from benchmark.manifest import (
     Checkpoint,
     CheckpointId,
@@ -44,11 +46,14 @@ from benchmark.manifest import (
 from benchmark.migrations import migrate, parse, version_of
 from benchmark.outcomes import Bools, Outcomes
 from benchmark.protocols import PROTOCOLS, TIERS, Protocol
-from benchmark.statistics import Estimate, area_under_curve
+from benchmark.statistics import Estimate, areas_under_curves
 
 LARGEST_RECORD = 16 << 20
 
 SCHEMA_VERSION: Literal[3] = 3
+
+# Records that are counted at a time, which is enough to share the costs of a stack.
+TOGETHER = 50
 
 
 # A number of something.
@@ -428,6 +433,39 @@ class Row:
     challenges: tuple[Challenge, ...] = ()
 
 
+@dataclass(frozen=True)
+class Stack:
+    """R records whose outcomes are alike, to be checked and counted at once.
+
+    Attributes:
+        rows: the records.
+        outcomes: (R, N) of them all.
+    """
+
+    rows: tuple[Row, ...]
+    outcomes: Outcomes
+
+    @property
+    def protocol(self) -> Protocol:
+        """The one that all were evaluated under."""
+        return self.rows[0].protocol
+
+    def head(self, count: int) -> "Stack":
+        """Returns the same records over their first `count` examples."""
+        return Stack(self.rows, self.outcomes.head(count))
+
+
+def stacks(rows: Iterable[Row]) -> list[Stack]:
+    """Returns records in stacks of those that are alike, in their order within each."""
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(measured.alike(row.outcomes, row.protocol), []).append(row)
+    return [
+        Stack(tuple(group), measured.stacked([row.outcomes for row in group]))
+        for group in groups.values()
+    ]
+
+
 def challenges_of(folder: Path, record: ResultRecord, protocol: Protocol) -> tuple[Challenge, ...]:
     """Returns the challenges that speak of a record's weights, oldest first.
 
@@ -469,10 +507,9 @@ def best_known(outcomes: Outcomes, protocol: Protocol, challenges: Iterable[Chal
 
 def _check_challenges(row: Row) -> None:
     """Checks that no challenge breaks a certified example."""
-    certified = measured.certified(row.outcomes, row.protocol)
     for challenge in row.challenges:
         broken = challenged(row.outcomes, [challenge])
-        for epsilon, proven in certified.items():
+        for epsilon, proven in measured.certified(row.outcomes, row.protocol).items():
             refuted = row.outcomes.columns["index"][broken & proven]
             if Fraction(challenge.epsilon) <= epsilon and len(refuted):
                 raise InvariantViolation(
@@ -508,7 +545,7 @@ def paths(folder: Path) -> list[Path]:
 def load(
     files: Iterable[Path], folder: Path, manifest: Manifest, challenges: Path | None = None
 ) -> Iterator[Row]:
-    """Yields the records in files, one after the other: outcomes of thousands fill the memory.
+    """Yields the records in files, a few read at a time: outcomes of thousands fill the memory.
 
     Args:
         files: of `paths`.
@@ -521,9 +558,23 @@ def load(
         InvariantViolation: as `load_all`.
     """
     known = {entry.id: entry for entry in manifest.checkpoints}
-    for path in files:
-        row = _load(path, folder, known)
-        yield row if challenges is None else with_challenges(row, challenges)
+    waiting = iter(files)
+    while some := list(islice(waiting, TOGETHER)):
+        try:
+            rows = _checked([_read_row(path, folder, known) for path in some], challenges)
+        except BenchmarkError:
+            # Which of them is the first that is wrong shows one after the other.
+            for path in some:
+                yield from _checked([_read_row(path, folder, known)], challenges)
+        else:
+            yield from rows
+
+
+def _checked(rows: Sequence[Row], challenges: Path | None) -> list[Row]:
+    """Returns rows whose outcomes keep the rules, with the challenges against each."""
+    for stack in stacks(rows):
+        measured.check_invariants(stack.outcomes, stack.protocol)
+    return [row if challenges is None else with_challenges(row, challenges) for row in rows]
 
 
 def with_challenges(row: Row, folder: Path) -> Row:
@@ -538,7 +589,8 @@ def with_challenges(row: Row, folder: Path) -> Row:
     return found
 
 
-def _load(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
+def _read_row(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
+    """Returns the record in a file, in its place and up to date; its rules are still unchecked."""
     shown = shorten(str(path), 400)
     record, outcomes = read(path)
     if record.protocol not in PROTOCOLS:
@@ -563,7 +615,6 @@ def _load(path: Path, folder: Path, known: Mapping[str, Checkpoint]) -> Row:
             f"{reason} in {shown}; evaluate again with "
             f"`robustprune run --protocol {record.protocol}`"
         )
-    measured.check_invariants(outcomes, protocol)
     return Row(checkpoint, protocol, record, outcomes)
 
 
@@ -573,71 +624,118 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     `docs/records.md` lists the columns. A record of a large tier also yields the lines of the
     smaller ones, from the same outcomes.
     """
-    return pd.DataFrame([line for row in rows for line in lines(row)])
+    waiting, table = iter(rows), list[Part]()
+    while some := list(islice(waiting, TOGETHER)):
+        table += [line for each in lines(some) for line in each]
+    return pd.DataFrame(table)
 
 
-def lines(row: Row) -> list[dict[str, Any]]:
-    """Returns the lines of a record in the frame, one a tier that it covers, small tiers first."""
-    tiers = [tier for tier in TIERS if row.protocol.examples(tier) <= row.record.examples]
-    return [_line(row, tier) for tier in tiers]
+# Columns of a line in the frame.
+Part = dict[str, Any]
 
 
-def _line(row: Row, tier: str) -> dict[str, Any]:
-    outcomes = row.outcomes.head(row.protocol.examples(tier))
-    by_example = _by_example(outcomes, row)
-    flags = all_flags(stored_flags(row.record), outcomes, row.protocol)
-    return {
-        **_identity(row, tier, len(outcomes)),
-        **_accuracies(outcomes, row.protocol),
-        "best_known_accuracy": measured.share_of(by_example["best_known"]),
-        **_aer(outcomes, row),
-        "challenges": _challenges(outcomes, row),
-        **_size(row.record.size),
-        **_speed(row.record),
-        **_cost(row.record),
-        "attacks": _attacks(outcomes, row.protocol),
-        "curve": _curve(outcomes, row.protocol),
-        "certified_curve": _certified_curve(outcomes, row.protocol),
-        "flags": [asdict(flag) for flag in flags],
-        "unrankable": ", ".join(unrankable_reasons(flags, row.protocol)),
-        "evidence": _evidence(row.record, len(outcomes)),
-        "evidence_level": "re-checkable" if row.record.evidence else "outcomes only",
-        "environment": dict(row.record.environment),
-        "outcomes": by_example,
-    }
+def lines(rows: Sequence[Row]) -> list[list[Part]]:
+    """Returns the lines of each record in the frame, one a tier that it covers, small tiers first.
+
+    Args:
+        rows: the more at a time, the less each costs.
+    """
+    found: dict[int, list[Part]] = {}
+    for stack in stacks(rows):
+        found |= zip(map(id, stack.rows), _lines(stack), strict=True)
+    return [found[id(row)] for row in rows]
 
 
-def _by_example(outcomes: Outcomes, row: Row) -> dict[str, NDArray[Any]]:
+def _lines(stack: Stack) -> list[list[Part]]:
+    tiers = [t for t in TIERS if stack.protocol.examples(t) <= len(stack.outcomes)]
+    by_example = _by_example(stack)
+    entries = [_entry(row.checkpoint) for row in stack.rows]
+    whole = [_whole(row.record) for row in stack.rows]
+    by_tier = []
+    for tier in tiers:
+        part = stack.head(stack.protocol.examples(tier))
+        examples = len(part.outcomes)
+        # What they return, by record, are the columns of the frame in their order.
+        parts = (
+            *(entries, _identity(part, tier), _accuracies(part), _aer(part), _challenges(part)),
+            *(whole, _attacks(part), _curve(part), _certified_curve(part), _flags(part)),
+            [_surroundings(row.record, examples) for row in stack.rows],
+            [{"outcomes": {n: v[:examples] for n, v in each.items()}} for each in by_example],
+        )
+        by_tier.append([_joined(each) for each in zip(*parts, strict=True)])
+    return [list(each) for each in zip(*by_tier, strict=True)]
+
+
+def _joined(parts: Iterable[Part]) -> Part:
+    line: Part = {}
+    for part in parts:
+        line |= part
+    return line
+
+
+def _by_example(stack: Stack) -> list[dict[str, NDArray[Any]]]:
     """Returns (N,) arrays in example order, for paired tests; only what the protocol measures."""
-    epsilon = row.protocol.threat.epsilon
+    outcomes, epsilon = stack.outcomes, stack.protocol.threat.epsilon
     columns = {
         "index": outcomes.columns["index"],
         "clean": measured.clean_correct(outcomes),
-        "robust": measured.attacked(outcomes, row.protocol, epsilon),
-        "best_known": best_known(outcomes, row.protocol, row.challenges),
+        "robust": measured.attacked(outcomes, stack.protocol, epsilon),
+        "best_known": _left_at(epsilon, stack),
     }
-    proven = measured.certified(outcomes, row.protocol)
-    return columns | ({"certified": proven[epsilon]} if epsilon in proven else {})
+    proven = measured.certified(outcomes, stack.protocol)
+    if epsilon in proven:
+        columns["certified"] = proven[epsilon]
+    found = []
+    for number, row in enumerate(stack.rows):
+        each = {name: values[number] for name, values in columns.items()}
+        # Kept once where they are the same.
+        found.append(each if row.challenges else each | {"best_known": each["robust"]})
+    return found
 
 
-def _challenges(outcomes: Outcomes, row: Row) -> list[dict[str, Any]]:
+def _left_at(epsilon: Fraction, stack: Stack) -> Bools:
+    """Returns (R, N) who survived every attack and every challenge at up to an epsilon."""
+    left = measured.attacked(stack.outcomes, stack.protocol, epsilon)
+    if any(row.challenges for row in stack.rows):
+        left = left.copy()
+    for number, row in enumerate(stack.rows):
+        if inside := [one for one in row.challenges if Fraction(one.epsilon) <= epsilon]:
+            left[number] &= ~challenged(_single(stack, number), inside)
+    return left
+
+
+def _single(stack: Stack, number: int) -> Outcomes:
+    """Returns the outcomes of one record, over the examples of the stack."""
+    return stack.rows[number].outcomes.head(len(stack.outcomes))
+
+
+def _challenges(stack: Stack) -> list[Part]:
     """Returns who broke how many examples that nobody had broken before, in order of arrival."""
-    lines = []
-    for number, challenge in enumerate(row.challenges):
-        before = best_known(outcomes, row.protocol, row.challenges[:number])
-        broken = int((before & challenged(outcomes, [challenge])).sum())
-        said = {name: getattr(challenge, name) for name in ("credit", "attack", "date", "url")}
-        lines.append({**said, "broken": broken})
-    return [line for line in lines if line["broken"]]
+    found: list[Part] = []
+    for number, row in enumerate(stack.rows):
+        lines = []
+        for position, challenge in enumerate(row.challenges):
+            outcomes = _single(stack, number)
+            before = best_known(outcomes, row.protocol, row.challenges[:position])
+            broken = int((before & challenged(outcomes, [challenge])).sum())
+            said = {name: getattr(challenge, name) for name in ("credit", "attack", "date", "url")}
+            lines.append({**said, "broken": broken})
+        found.append({"challenges": [line for line in lines if line["broken"]]})
+    return found
 
 
-def _evidence(record: ResultRecord, examples: int) -> list[dict[str, Any]]:
-    """Returns the files of adversarial inputs for the first examples of a record."""
-    return [
+def _surroundings(record: ResultRecord, examples: int) -> Part:
+    """Returns the files of adversarial inputs for a record's first examples, and its machine."""
+    files = [
         {"file": file.name, "bytes": file.bytes, "sha256": file.sha256, "inputs": file.inputs}
         for file in record.evidence
         if file.start < examples
     ]
+    return {
+        "evidence": files,
+        "evidence_level": "re-checkable" if record.evidence else "outcomes only",
+        "environment": dict(record.environment),
+    }
 
 
 _COPIED = (
@@ -646,24 +744,32 @@ _COPIED = (
 )
 
 
-def _identity(row: Row, tier: str, examples: int) -> dict[str, Any]:
-    entry, protocol, record = row.checkpoint, row.protocol, row.record
+def _entry(entry: Checkpoint) -> Part:
     return {
         "checkpoint_id": entry.id,
         **{name: getattr(entry, name) for name in _COPIED},
         "authors": list(entry.authors),
         "budget": _budget(entry),
         "pipeline": ", ".join(stages(entry)),
-        "protocol": protocol.id,
-        "protocol_version": protocol.version,
-        "protocol_digest": protocol.digest,
-        "data_digest": record.data_digests[tier],
-        "tier": tier,
-        "examples": examples,
-        "threat": str(protocol.threat),
-        "status": record.status,
-        "reason": record.reason,
     }
+
+
+def _identity(stack: Stack, tier: str) -> list[Part]:
+    protocol, examples, threat = stack.protocol, len(stack.outcomes), str(stack.protocol.threat)
+    return [
+        {
+            "protocol": protocol.id,
+            "protocol_version": protocol.version,
+            "protocol_digest": protocol.digest,
+            "data_digest": row.record.data_digests[tier],
+            "tier": tier,
+            "examples": examples,
+            "threat": threat,
+            "status": row.record.status,
+            "reason": row.record.reason,
+        }
+        for row in stack.rows
+    ]
 
 
 def stages(entry: Checkpoint) -> tuple[str, ...]:
@@ -677,65 +783,80 @@ def stages(entry: Checkpoint) -> tuple[str, ...]:
     return tuple(name for name, spent in epochs.items() if spent)
 
 
-def _budget(entry: Checkpoint) -> dict[str, Any]:
+def _budget(entry: Checkpoint) -> Part:
     budget = entry.budget
     epochs = budget.pretrain_epochs + budget.prune_epochs + budget.finetune_epochs
     return {"epochs": epochs, **budget.model_dump()}
 
 
-def _accuracies(outcomes: Outcomes, protocol: Protocol) -> dict[str, Any]:
-    found = measured.metrics(outcomes, protocol)
+def _accuracies(stack: Stack) -> list[Part]:
+    protocol = stack.protocol
+    each = measured.all_metrics(stack.outcomes, protocol)
+    known = measured.shares_of(_left_at(protocol.threat.epsilon, stack))
     smoothing = next((s for _, s in protocol.evaluations if isinstance(s, Smoothing)), None)
-    return {
-        "clean_accuracy": found.clean,
-        "pgd_accuracy": found.pgd,
-        "autoattack_accuracy": found.autoattack,
-        "attack_accuracies": dict(found.by_evaluation),
-        "robust_accuracy": found.robust,
-        "certified_accuracy": found.certified,
-        "smoothed_accuracy": found.smoothed,
-        "smoothed_radius": float(protocol.smoothed_radius),
-        "smoothed_sigma": float("nan") if smoothing is None else smoothing.sigma,
-        "smoothed_examples": found.smoothed_examples,
-        # The names that papers give to three of these.
-        "era": found.pgd,
-        "vra_bounds": found.certified,
-        "vra_smoothing": found.smoothed,
-    }
+    radius = float(protocol.smoothed_radius)
+    return [
+        {
+            "clean_accuracy": found.clean,
+            "pgd_accuracy": found.pgd,
+            "autoattack_accuracy": found.autoattack,
+            "attack_accuracies": dict(found.by_evaluation),
+            "robust_accuracy": found.robust,
+            "certified_accuracy": found.certified,
+            "smoothed_accuracy": found.smoothed,
+            "smoothed_radius": radius,
+            "smoothed_sigma": float("nan") if smoothing is None else smoothing.sigma,
+            "smoothed_examples": found.smoothed_examples,
+            # The names that papers give to three of these.
+            "era": found.pgd,
+            "vra_bounds": found.certified,
+            "vra_smoothing": found.smoothed,
+            "best_known_accuracy": best,
+        }
+        for found, best in zip(each, known, strict=True)
+    ]
 
 
-def _aer(outcomes: Outcomes, row: Row) -> dict[str, Any]:
+def _epsilons(stack: Stack) -> list[Fraction]:
+    """Returns the epsilons that attacks ran at, the smallest first."""
+    return sorted({epsilon for _, epsilon, _ in measured.broken(stack.outcomes, stack.protocol)})
+
+
+def _aer(stack: Stack) -> list[Part]:
     """Returns the robustness in AER: the mean accuracy from epsilon 0 to the largest attacked.
 
     An attack at a single epsilon makes no curve. Epsilons count as shares of the largest, which
     leaves the mean as it is.
     """
-    epsilons = sorted({e for _, e, _ in measured.broken(outcomes, row.protocol)})
-    area, largest = Estimate(*[float("nan")] * 3), ""
+    epsilons = _epsilons(stack)
+    areas, largest = [Estimate(*[float("nan")] * 3)] * len(stack.rows), ""
     if len(epsilons) > 1:
-        points = [measured.clean_correct(outcomes), *(_left_at(e, outcomes, row) for e in epsilons)]
+        points = [measured.clean_correct(stack.outcomes), *(_left_at(e, stack) for e in epsilons)]
         shares = [0.0, *(float(epsilon / epsilons[-1]) for epsilon in epsilons)]
-        area, largest = area_under_curve(shares, np.stack(points)), str(epsilons[-1])
-    return {
-        "aer_robustness": area.value,
-        "aer_low": area.low,
-        "aer_high": area.high,
-        "aer_epsilon": largest,
-    }
+        areas = areas_under_curves(shares, np.stack(points, axis=1))
+        largest = str(epsilons[-1])
+    return [
+        {
+            "aer_robustness": area.value,
+            "aer_low": area.low,
+            "aer_high": area.high,
+            "aer_epsilon": largest,
+        }
+        for area in areas
+    ]
 
 
-def _left_at(epsilon: Fraction, outcomes: Outcomes, row: Row) -> Bools:
-    """Returns (N,) who survived every attack and every challenge at up to an epsilon."""
-    inside = [one for one in row.challenges if Fraction(one.epsilon) <= epsilon]
-    left = measured.attacked(outcomes, row.protocol, epsilon)
-    return left & ~challenged(outcomes, inside) if inside else left
+def _whole(record: ResultRecord) -> Part:
+    """Returns what does not depend on the examples: size, speed and cost."""
+    return {**_size(record.size), **_speed(record), **_cost(record)}
 
 
-def _size(size: Size) -> dict[str, Any]:
+def _size(size: Size) -> Part:
     # From the count of what is left: 1 - zeros / total would be off by a rounding.
-    density = (size.total - size.zeros) / size.total
+    zeros, total = size.zeros, size.total
+    density = (total - zeros) / total
     return {
-        "measured_sparsity": size.zeros / size.total,
+        "measured_sparsity": zeros / total,
         "sparsity_weights": size.weight_zeros / size.weight_total,
         "sparsity_parameters": size.parameter_zeros / size.parameter_total,
         "density": density,
@@ -748,7 +869,7 @@ def _size(size: Size) -> dict[str, Any]:
     }
 
 
-def _layer(layer: Layer) -> dict[str, Any]:
+def _layer(layer: Layer) -> Part:
     return {
         "name": layer.name,
         "shape": list(layer.shape),
@@ -761,10 +882,10 @@ def _layer(layer: Layer) -> dict[str, Any]:
 NETWORKS: tuple[Literal["dense", "masked", "compact"], ...] = ("dense", "masked", "compact")
 
 
-def _speed(record: ResultRecord) -> dict[str, Any]:
+def _speed(record: ResultRecord) -> Part:
     """Returns the compact network's size, and latencies in milliseconds; NaN where unknown."""
     small, found = record.compact, record.latency
-    columns: dict[str, Any] = {
+    columns: Part = {
         "compact_parameters": float("nan") if small is None else small.parameters,
         "compact_multiply_adds": float("nan") if small is None else small.multiply_adds,
         "latency_processor": "" if found is None else found.processor,
@@ -780,62 +901,78 @@ def _speed(record: ResultRecord) -> dict[str, Any]:
     return {**columns, "latency": lines}
 
 
-def _cost(record: ResultRecord) -> dict[str, Any]:
+def _cost(record: ResultRecord) -> Part:
     return {
         "seconds": sum(cost.seconds for cost in record.cost.values()),
         "cost": {name: cost.model_dump() for name, cost in record.cost.items()},
     }
 
 
-def _attacks(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+def _attacks(stack: Stack) -> list[Part]:
     """Returns, by attack, how many examples it saw and how many it broke."""
-    return [
-        {
-            "name": attempt.attack,
-            "evaluation": attempt.evaluation,
-            "epsilon": str(attempt.epsilon),
-            "attempted": int(attempt.tried.sum()),
-            "broken": int(attempt.broken.sum()),
-        }
-        for attempt in measured.attempts(outcomes, protocol)
-    ]
+    found: list[Part] = [{"attacks": []} for _ in stack.rows]
+    for attempt in measured.attempts(stack.outcomes, stack.protocol):
+        epsilon = str(attempt.epsilon)
+        counts = (measured.counts_of(examples) for examples in (attempt.tried, attempt.broken))
+        for part, tried, broken in zip(found, *counts, strict=True):
+            part["attacks"].append(
+                {
+                    "name": attempt.attack,
+                    "evaluation": attempt.evaluation,
+                    "epsilon": epsilon,
+                    "attempted": tried,
+                    "broken": broken,
+                }
+            )
+    return found
 
 
-def _curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+def _curve(stack: Stack) -> list[Part]:
     """Returns robust accuracy at every epsilon attacked, smallest first, 0 (clean) included."""
-    epsilons = sorted({epsilon for _, epsilon, _ in measured.broken(outcomes, protocol)})
-    points = [{"epsilon": "0", "value": 0.0, "robust_accuracy": _clean(outcomes)}]
-    for epsilon in epsilons:
-        robust = measured.share_of(measured.attacked(outcomes, protocol, epsilon))
-        points.append({"epsilon": str(epsilon), "value": float(epsilon), "robust_accuracy": robust})
-    return points
+    protocol, standing = stack.protocol, {Fraction(0): measured.clean_correct(stack.outcomes)}
+    for epsilon in _epsilons(stack):
+        standing[epsilon] = measured.attacked(stack.outcomes, protocol, epsilon)
+    found: list[Part] = [{"curve": []} for _ in stack.rows]
+    for epsilon, left in standing.items():
+        said = {"epsilon": str(epsilon), "value": float(epsilon)}
+        for part, robust in zip(found, measured.shares_of(left), strict=True):
+            part["curve"].append({**said, "robust_accuracy": robust})
+    return found
 
 
-def _clean(outcomes: Outcomes) -> float:
-    return measured.share_of(measured.clean_correct(outcomes))
-
-
-def _certified_curve(outcomes: Outcomes, protocol: Protocol) -> list[dict[str, Any]]:
+def _certified_curve(stack: Stack) -> list[Part]:
     """Returns certified accuracy at every certified epsilon, and whose bound was the best."""
-    bounds = next(((n, s) for n, s in protocol.evaluations if isinstance(s, Bounds)), None)
+    found: list[Part] = [{"certified_curve": []} for _ in stack.rows]
+    evaluations = stack.protocol.evaluations
+    bounds = next(((n, s) for n, s in evaluations if isinstance(s, Bounds)), None)
     if bounds is None:
-        return []
+        return found
     name, settings = bounds
-    lines = []
-    for epsilon, proven in measured.certified(outcomes, protocol).items():
-        best = outcomes.columns[f"{name}.method@{epsilon}"]
-        lines.append(
+    for epsilon, proven in measured.certified(stack.outcomes, stack.protocol).items():
+        best = stack.outcomes.columns[f"{name}.method@{epsilon}"]
+        by = [measured.counts_of(proven & (best == i)) for i in range(len(settings.methods))]
+        said = {"epsilon": str(epsilon), "value": float(epsilon)}
+        shares = measured.shares_of(proven)
+        for part, certified, *counts in zip(found, shares, *by, strict=True):
+            methods = dict(zip(settings.methods, counts, strict=True))
+            line = {**said, "certified_accuracy": certified, "methods": methods}
+            part["certified_curve"].append(line)
+    return found
+
+
+def _flags(stack: Stack) -> list[Part]:
+    """Returns the flags of the examples, and which of them keep the record off the ranking."""
+    found: list[Part] = []
+    decided = each_flags(stack.outcomes, stack.protocol)
+    for row, own in zip(stack.rows, decided, strict=True):
+        flags = merged(stored_flags(row.record), own)
+        found.append(
             {
-                "epsilon": str(epsilon),
-                "value": float(epsilon),
-                "certified_accuracy": measured.share_of(proven),
-                "methods": {
-                    method: int((proven & (best == index)).sum())
-                    for index, method in enumerate(settings.methods)
-                },
+                "flags": [asdict(flag) for flag in flags],
+                "unrankable": ", ".join(unrankable_reasons(flags, stack.protocol)),
             }
         )
-    return lines
+    return found
 
 
 def stored_flags(record: ResultRecord) -> tuple[Flag, ...]:

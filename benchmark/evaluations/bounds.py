@@ -103,7 +103,7 @@ class Bounds:
         return Result(columns=columns, adversarial={}, flags=flags)
 
     def proven(self, columns: Mapping[str, np.ndarray]) -> dict[Fraction, np.ndarray]:
-        """Returns, by epsilon, (N,) whether the columns' margin certifies an example there."""
+        """Returns, by epsilon, (..., N) whether the columns' margin certifies an example there."""
         return {e: np.asarray(columns[f"margin@{e}"] > self.margin) for e in self.epsilons}
 
     def _probe(

@@ -194,8 +194,8 @@ def _read(
 ) -> list[tuple[list[dict[str, Any]], bytes]]:
     """Returns the lines of each record, and packed what only its own page shows, by tier."""
     found = []
-    for row in _rows(project, files, manifest):
-        lines = records.lines(row)
+    rows = list(_rows(project, files, manifest))
+    for row, lines in zip(rows, records.lines(rows), strict=True):
         details = {
             line["tier"]: {name: line.pop(name) for name in _DETAILS} | {"strips": []}
             for line in lines

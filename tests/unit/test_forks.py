@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmark.errors import RecordError, WorkerLost
 from benchmark.forks import map_forked
@@ -42,3 +44,15 @@ def test_the_first_error_in_order_is_raised(processes: int) -> None:
 def test_a_killed_process_is_a_clear_error() -> None:
     with pytest.raises(WorkerLost, match="--workers 1"):
         list(map_forked(lambda _: os.kill(os.getpid(), signal.SIGKILL), range(4), 2))
+
+
+def _threads(_: int) -> int:
+    return max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+
+@forked
+def test_a_copy_multiplies_matrices_in_one_thread() -> None:
+    with threadpool_limits(2, "blas"):
+        np.ones((2, 2)) @ np.ones((2, 2))
+        assert list(map_forked(_threads, range(4), 2)) == [1] * 4
+        assert _threads(0) == 2
