@@ -186,7 +186,10 @@ def _kind(flag: FlagView) -> str:
 
 
 def _flag_in_words(flag: FlagView) -> tuple[str, str]:
-    rate = f" ({flag.rate})" if flag.rate and not flag.informational else ""
+    if flag.informational:
+        return flag.words, flag.meaning
+    # A number and its sign stay on one line.
+    rate = f" ({flag.rate})".replace(" %", "\u00a0%") if flag.rate else ""
     return f"{'costs the rank: ' if flag.unranks else ''}{flag.words}{rate}", flag.meaning
 
 

@@ -95,7 +95,9 @@
       click_policy: "hide", background_fill_color: css("page"), background_fill_alpha: 0.85,
       label_text_color: css("ink"), border_line_color: css("rule"), label_text_font_size: "11px",
     });
-    plot.add_layout(all, "right");
+    // On a phone there is no room beside the axes.
+    if (innerWidth < 700) Object.assign(all, { ncols: 2, label_text_font_size: "10px" });
+    plot.add_layout(all, innerWidth < 700 ? "below" : "right");
   };
   const show = async (plot, target) => {
     target.replaceChildren();
@@ -164,7 +166,7 @@
     }
     plot.add_tools(new Bokeh.HoverTool({ renderers: hovered, tooltips: [["", "@name"], ["sparsity", "@at"], [MEASURES[measure], "@value @ends"], ["seeds", "@seeds"]] }));
     if (lines.length) legend(plot, css);
-    plot.height = Math.max(400, 70 + 23 * lines.length);
+    plot.height = innerWidth < 700 ? 400 + 14 * lines.length : Math.max(400, 70 + 23 * lines.length);
     return show(plot, $("curves-chart"));
   };
 
