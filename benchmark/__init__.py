@@ -7,7 +7,7 @@
 import importlib
 from typing import Any
 
-__all__ = ["evaluate", "load_model", "results"]
+__all__ = ["compare", "evaluate", "load_model", "results"]
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,20 @@
 """The public Python interface, stable: what the README shows."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
 from benchmark import manifest, records
-from benchmark.errors import ContractError, RecordError
+from benchmark.errors import ContractError, RecordError, lookup
 from benchmark.flags import all_flags
 from benchmark.outcomes import metrics
 from benchmark.pipeline import Evaluation, Project, evaluate_all, evaluate_model
 from benchmark.pipeline import results as frame_of
+from benchmark.pipeline.comparing import Setting, tables
+from benchmark.pipeline.comparing import compare as compare_names
 from benchmark.pipeline.project import MANIFEST, find_root
 from benchmark.protocols import Protocol
 from benchmark.protocols import protocol as find_protocol
@@ -87,8 +90,12 @@ def evaluate(
     return Evaluation(chosen, tier, metrics(head, chosen), head, flags, record.cost, record)
 
 
-def results(*, root: Path | str | None = None) -> pd.DataFrame:
+def results(*, outcomes: bool = False, root: Path | str | None = None) -> pd.DataFrame:
     """Returns the ranked frame of all records; `docs/records.md` lists its columns.
+
+    Args:
+        outcomes: keep the column of outcomes by example, which `benchmark.comparison` needs.
+        root: project folder; the nearest one by default.
 
     Raises:
         RecordError: there is no record yet, or one that is damaged or stale.
@@ -99,4 +106,35 @@ def results(*, root: Path | str | None = None) -> pd.DataFrame:
         raise RecordError(
             f"expected records under {where.results}, found none; run `make leaderboard` first"
         )
-    return table.drop(columns="outcomes")
+    return table if outcomes else table.drop(columns="outcomes")
+
+
+def compare(
+    *names: str,
+    protocol: str = "",
+    tier: str = "",
+    root: Path | str | None = None,
+    **setting: str,
+) -> dict[str, pd.DataFrame]:
+    """Compares methods and checkpoints: each level, each curve, and each pair where they meet.
+
+    Args:
+        names: two or more. A checkpoint id stands for itself, a method's name (or the start of an
+            id) for its curve over sparsities.
+        protocol: id; the only one with records by default.
+        tier: the largest that all of them have by default.
+        root: project folder; the nearest one by default.
+        setting: which curve of a method is meant: `objective`, `structure`, `architecture` or
+            `recipe`.
+
+    Returns:
+        Tables `levels`, `curves` and `pairs`; `docs/records.md` lists their columns.
+
+    Raises:
+        UnknownName: no such name, protocol, tier or setting, or a name for several curves.
+        ContractError: fewer than two names.
+        RecordError: no record of a name, or one that is damaged or stale.
+    """
+    known = {field.name: field.name for field in fields(Setting)}
+    chosen = Setting(**{lookup("setting", name, known): setting[name] for name in setting})
+    return tables(compare_names(project(root), names, protocol, tier, chosen))

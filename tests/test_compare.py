@@ -1,5 +1,6 @@
 """Comparing from names: what they stand for, what is printed and written, what is refused."""
 
+import ast
 import csv
 import json
 import re
@@ -8,14 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from fast import FAST, make_project
+from fast import FAST, ROOT, make_project
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+import benchmark
 from benchmark import cli, records
 from benchmark.errors import ContractError, RecordError, UnknownName
 from benchmark.manifest import Manifest, write_manifest
@@ -316,3 +319,77 @@ def test_figures_without_records_says_what_to_do(run, tmp_path: Path) -> None:
     write_manifest(tmp_path / "checkpoints_manifest.json", Manifest(checkpoints=()))
     code, _, err = run("figures", root=tmp_path)
     assert code == 9 and "make them with `robustprune run`" in err
+
+
+# --- Python and the notebook ----------------------------------------------------------------------
+
+
+def test_python_gives_the_tables_of_the_command_line(project: Project) -> None:
+    found = benchmark.compare(
+        "hydra", "lwm-global", root=project.root, objective="adversarial", tier="quick"
+    )
+    expected = tables(
+        compare(
+            project, ["hydra", "lwm-global"], FAST.id, "quick", Setting(objective="adversarial")
+        )
+    )
+    assert list(found) == list(expected)
+    for name, table in found.items():
+        pd.testing.assert_frame_equal(table, expected[name])
+    with pytest.raises(UnknownName, match="did you mean objective"):
+        benchmark.compare("hydra", "dense", root=project.root, objectiv="adversarial")
+    assert "outcomes" in benchmark.results(root=project.root, outcomes=True)
+    assert "outcomes" not in benchmark.results(root=project.root)
+
+
+def executed(cell: str, names: dict[str, Any]) -> Any:
+    """Runs a cell as a notebook does and returns the value of its last expression."""
+    *body, last = ast.parse(cell).body
+    if not isinstance(last, ast.Expr):
+        body, last = [*body, last], ast.Expr(ast.Constant(None))
+    exec(compile(ast.Module(body, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+
+
+def test_the_notebook_runs_and_keeps_no_output(project: Project, monkeypatch) -> None:
+    # Without a kernel: nbclient and ipykernel would bring two dozen packages for one exec.
+    notebook = json.loads((ROOT / "examples" / "compare.ipynb").read_text())
+    cells = notebook["cells"]
+    assert notebook["nbformat"] == 4 and len(cells) <= 15
+    monkeypatch.chdir(project.root)
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            shown.append(executed("".join(cell["source"]), names))
+    assert shown[0] == 5  # checkpoints of the larger tier
+    assert all(len(table) for table in shown[1:-1])
+    assert set(shown[2]["checkpoint_id"]) <= {GLOBAL[0], LAYERWISE[0]}
+    assert shown[-1]._repr_png_().startswith(b"\x89PNG")
+    assert not (project.root / "reports" / "figures").exists()
+
+
+# --- What the documentation promises --------------------------------------------------------------
+
+
+def documented(section: str) -> list[str]:
+    text = (ROOT / "docs" / "records.md").read_text().split(f"\n## {section}\n")[1]
+    lines = re.findall(r"^\| (`.*?) \|", text.split("\n## ")[0], flags=re.MULTILINE)
+    return [name for line in lines for name in re.findall(r"`([a-z_0-9]+)`", line)]
+
+
+# Named by a rule instead of one by one: a latency's quartiles.
+QUARTILES = {f"latency_{n}_{end}" for n in records.NETWORKS for end in ("low", "high")}
+
+
+def test_every_column_of_the_frame_is_documented_and_none_besides(project: Project) -> None:
+    listed = documented("The frame")
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(results(project).columns) - QUARTILES
+
+
+def test_every_column_of_a_comparison_is_documented(project: Project) -> None:
+    found = tables(compare(project, ["lwm-global", "dense"]))
+    columns = {column for table in found.values() for column in table.columns}
+    assert set(documented("Comparisons")) == columns

@@ -1,7 +1,7 @@
 """Paper-ready figures of methods and rows: the only package that knows matplotlib."""
 
 from benchmark.figures.charts import Named, accuracies, fronts, gains, security
-from benchmark.figures.style import FORMATS, PRESETS, WIDTHS, Look, rendered
+from benchmark.figures.style import FORMATS, PRESETS, WIDTHS, Look, Shown, rendered
 
 __all__ = [
     "FORMATS",
@@ -9,6 +9,7 @@ __all__ = [
     "WIDTHS",
     "Look",
     "Named",
+    "Shown",
     "accuracies",
     "fronts",
     "gains",

@@ -160,3 +160,14 @@ def rendered(figure: Figure, look: Look, form: str) -> bytes:
     with look.applied():
         figure.savefig(stream, format=form, dpi=300, metadata=metadata)
     return stream.getvalue()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure as a notebook shows it: the picture itself where it is a cell's last value."""
+
+    figure: Figure
+    look: Look
+
+    def _repr_png_(self) -> bytes:
+        return rendered(self.figure, self.look, "png")
