@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -18,7 +19,7 @@ from benchmark.errors import RecordError
 from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
 from benchmark.forks import map_forked
 from benchmark.manifest import Manifest
-from benchmark.outcomes import Array, main_pgd
+from benchmark.outcomes import main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
@@ -172,17 +173,30 @@ def _gathered(
 ) -> tuple[pd.DataFrame, dict[_Key, bytes]]:
     """Returns the frame of all records without what is packed, and that, by record."""
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    table, packed = [], {}
-    indices: dict[bytes, Array] = {}
+    columns: dict[str, list[Any]] = {}
+    packed, known = {}, dict[Any, Any]()
     for found in map_forked(partial(_read, project, manifest), chunks, processes):
         for lines, details in found:
             packed[_key(lines[0])] = details
+            _share_examples(lines, known)
             for line in lines:
-                # Rows of a board are over the same examples, so their numbers are kept once.
-                index = line["outcomes"]["index"]
-                line["outcomes"]["index"] = indices.setdefault(index.tobytes(), index)
-            table += lines
-    return pd.DataFrame(table), packed
+                for name, value in line.items():
+                    # Words that stand in thousands of rows are kept once.
+                    kept = known.setdefault(value, value) if isinstance(value, str) else value
+                    columns.setdefault(name, []).append(kept)
+    return pd.DataFrame(columns), packed
+
+
+def _share_examples(lines: Sequence[dict[str, Any]], known: dict[Any, Any]) -> None:
+    """Makes the outcomes of a record's smaller tiers parts of those of its largest.
+
+    Rows of a board are over the same examples, so their numbers are kept once.
+    """
+    whole = lines[-1]["outcomes"]
+    for line in lines:
+        index = whole["index"][: line["examples"]]
+        parts = {name: values[: line["examples"]] for name, values in whole.items()}
+        line["outcomes"] = parts | {"index": known.setdefault(index.tobytes(), index)}
 
 
 def _key(line: Mapping[Any, Any]) -> _Key:
@@ -196,17 +210,30 @@ def _read(
     found = []
     rows = list(_rows(project, files, manifest))
     for row, lines in zip(rows, records.lines(rows), strict=True):
-        details = {
-            line["tier"]: {name: line.pop(name) for name in _DETAILS} | {"strips": []}
-            for line in lines
-        }
+        details = {line["tier"]: {name: line.pop(name) for name in _DETAILS} for line in lines}
         folder = records.evidence_folder(project.evidence, row.protocol.id, row.checkpoint.id)
         there = folder.is_dir()
         for line in lines:
             # An attack makes a strip at most.
             line["strips_at_most"] = len(details[line["tier"]]["attacks"]) if there else 0
-        found.append((lines, json.dumps(details).encode()))
+        for line in lines[:-1]:
+            line["outcomes"] = {}  # they are the first of the largest tier's
+        found.append((lines, _packed(details)))
     return found
+
+
+def _packed(details: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Returns details by tier, with what all tiers share only once."""
+    first, *others = details.values()
+    shared = {n: v for n, v in first.items() if all(v is other[n] for other in others)}
+    own = {t: {n: v for n, v in d.items() if n not in shared} for t, d in details.items()}
+    return zlib.compress(json.dumps([shared, own]).encode(), 1)
+
+
+def _unpacked(packed: bytes) -> dict[str, dict[str, Any]]:
+    """Returns the details in `_packed`, by tier."""
+    shared, own = json.loads(zlib.decompress(packed))
+    return {tier: {**shared, **details, "strips": []} for tier, details in own.items()}
 
 
 def _rest(
@@ -214,7 +241,7 @@ def _rest(
 ) -> dict[str, Any]:
     """Returns what only the page of a checkpoint shows, images of its evidence included."""
     protocol, checkpoint = _key(line)
-    details: dict[str, Any] = json.loads(packed[protocol, checkpoint])[line["tier"]]
+    details = _unpacked(packed[protocol, checkpoint])[line["tier"]]
     if line["strips_at_most"]:
         file = records.record_path(project.results, protocol, checkpoint)
         details["strips"] = [

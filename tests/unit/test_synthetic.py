@@ -1,6 +1,7 @@
 """The synthetic project of the benchmarks keeps every promise that real records keep."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from synthetic import SINGLE, make  # noqa: E402
 
 from benchmark import leaderboard, records  # noqa: E402
+from benchmark.flags import all_flags  # noqa: E402
 from benchmark.manifest import read_manifest  # noqa: E402
+from benchmark.outcomes import attacked, metrics  # noqa: E402
 from benchmark.pipeline import Project, report  # noqa: E402
 from benchmark.workers import Workers  # noqa: E402
 
@@ -51,3 +54,21 @@ def test_packed_records_give_the_pages_of_whole_ones(tmp_path: Path, monkeypatch
         for root in (tmp_path / "whole", project.site)
     )
     assert whole == packed
+
+
+def test_lines_of_many_records_are_those_of_each_by_itself(tmp_path: Path) -> None:
+    """Stacked records and prefixes of tiers count what one record, cut to size, counts alone."""
+    make(tmp_path, 14)
+    project = Project(tmp_path)
+    rows = records.load_all(project.results, project.manifest())
+    together = records.lines(rows)
+    for row, lines in zip(rows, together, strict=True):
+        assert str(lines) == str(records.lines([row])[0])
+        for line in lines:
+            head = row.outcomes.head(row.protocol.examples(line["tier"]))
+            found = metrics(head, row.protocol)
+            assert (line["robust_accuracy"], line["clean_accuracy"]) == (found.robust, found.clean)
+            flags = all_flags(records.stored_flags(row.record), head, row.protocol)
+            assert line["flags"] == [asdict(flag) for flag in flags]
+            robust = attacked(head, row.protocol, row.protocol.threat.epsilon)
+            assert np.array_equal(line["outcomes"]["robust"], robust)
