@@ -5,12 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 from synthetic import SINGLE, make  # noqa: E402
 
 from benchmark import leaderboard, records  # noqa: E402
+from benchmark.errors import RecordError  # noqa: E402
 from benchmark.flags import all_flags  # noqa: E402
 from benchmark.manifest import read_manifest  # noqa: E402
 from benchmark.outcomes import attacked, metrics  # noqa: E402
@@ -72,3 +74,23 @@ def test_lines_of_many_records_are_those_of_each_by_itself(tmp_path: Path) -> No
             assert line["flags"] == [asdict(flag) for flag in flags]
             robust = attacked(head, row.protocol, row.protocol.threat.epsilon)
             assert np.array_equal(line["outcomes"]["robust"], robust)
+
+
+def test_the_first_record_in_order_that_is_wrong_is_named(tmp_path: Path) -> None:
+    """Records are read many at a time; what is said of them is as if it were one by one."""
+    make(tmp_path, 14)
+    project = Project(tmp_path)
+    files = records.paths(project.results)
+    manifest = project.manifest()
+    whole = [row.record for row in records.load(files, project.results, manifest)]
+    for place in (9, 4):
+        damaged = files[place].with_suffix(".npz")
+        damaged.write_bytes(damaged.read_bytes() + b"x")
+        seen = []
+        with pytest.raises(RecordError) as caught:
+            for row in records.load(files, project.results, manifest):
+                seen.append(row.record)
+        assert [record.checkpoint_id for record in seen] == [
+            record.checkpoint_id for record in whole[:place]
+        ]
+        assert whole[place].outcomes_sha256[:12] in str(caught.value)
