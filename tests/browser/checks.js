@@ -42,7 +42,7 @@
   // many of them can be seen.
   shown(selector) {
     const all = [...document.querySelectorAll(selector)];
-    const open = all.filter(e => !e.closest('details:not([open]), [hidden]'));
+    const open = all.filter(e => !e.closest('details:not([open]), div[hidden], form[hidden]'));
     const seen = open.filter(e => this.visible(e) && e.getClientRects().length);
     return [open.length, seen.length];
   },
