@@ -133,7 +133,11 @@ def engines(found: dict[str, Any]) -> Iterator[str]:
     """Yields the section on both engines."""
     gap = found["gap"]
     yield "## The attacks against pyautoattack's\n"
-    yield "```\npython tests/bench/engines.py\n```\n"
+    seeds = ",".join(map(str, found["seeds"]))
+    yield (
+        "```\npython tests/bench/engines.py --every N "
+        f"--examples {found['examples']} --seeds {seeds}\n```\n"
+    )
     seeds = ", ".join(map(str, found["seeds"]))
     yield wrapped(
         f"{found['checkpoints']} embedded checkpoints, {found['examples']} examples each, seeds "
