@@ -13,21 +13,28 @@ from markupsafe import Markup
 from benchmark.comparison import Ladder, Rung, by_processor, ladders, pareto
 from benchmark.leaderboard import DENSE, KEPT, has_result, rankable
 from benchmark.report.columns import level
-from benchmark.report.curves import GAIN, Chart, Line, Point, Scatter, Spot, labels, reached
+from benchmark.report.curves import (
+    GAIN,
+    Chart,
+    Line,
+    Point,
+    Scatter,
+    Spot,
+    labels,
+    reached,
+    security_curve,
+)
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import (
     Interval,
     Row,
     Share,
-    attacked_curve,
     interval,
-    share,
     upper_end,
 )
 from benchmark.report.views import checkpoint_path, display_name
 from benchmark.report.wording import (
     MISSING,
-    entries,
     milliseconds,
     number,
     percent,
@@ -37,7 +44,7 @@ from benchmark.report.wording import (
     sparsity_percent,
     text,
 )
-from benchmark.statistics import Estimate, wilson
+from benchmark.statistics import Estimate
 
 # Rows of a board whose outcomes its comparison page carries, for tests of any two of them.
 MOST_ROWS = 1500
@@ -92,7 +99,7 @@ class Network:
         title: architecture and structure.
         levels: sparsities in percent.
         methods: dense networks first.
-        charts: robust accuracy, certified accuracy and gain against sparsity, where known.
+        charts: the gain over magnitude, where known; the board has those of accuracies.
     """
 
     key: str
@@ -115,8 +122,9 @@ class FrontRow:
 
 @dataclass(frozen=True)
 class Front:
-    """What accuracy costs: the checkpoints that nothing beats, and a picture of all."""
+    """What accuracy costs, by a column of the frame: what nothing beats, and a picture of all."""
 
+    column: str
     title: str
     rows: tuple[FrontRow, ...]
     scatter: Scatter
@@ -319,7 +327,7 @@ def _fronts(rows: Sequence[Row]) -> Iterable[Front]:
             for row in front
         )
         examples = max(int(row["examples"]) for row in known)
-        yield Front(title, shown, Scatter(title, text(known[0]["threat"]), examples, spots))
+        yield Front(column, title, shown, Scatter(title, text(known[0]["threat"]), examples, spots))
 
 
 def _detail(row: Row) -> str:
@@ -378,52 +386,30 @@ def _rung_data(rung: Rung) -> dict[str, Any]:
 
 def _row(row: Row) -> dict[str, Any]:
     outcomes = row["outcomes"]
-    ends = interval(row)
-    bits = {name: _bits(outcomes[name]) for name in ("clean", "certified") if name in outcomes}
+    curve = security_curve(row)
+    names = {value: printed for printed, value in curve.ticks} if curve else {}
     return {
         "id": text(row["checkpoint_id"], 300),
         "name": display_name(row),
         "detail": f"{_detail(row)}, {text(row['structure'], 40)}, {text(row['architecture'], 40)}, "
         f"seed {text(row.get('seed'), 20)}",
         "href": checkpoint_path(row),
-        "network": slug(f"{text(row['architecture'], 40)} {text(row['structure'], 40)}", 30),
         "group": f"{level(row)}, {text(row['structure'], 40)}, {text(row['architecture'], 40)}",
         "dense": row["method"] == DENSE,
-        "ends": ends.printed,
-        "clean": _finite(share(row, "clean_accuracy").value),
+        "ends": interval(row).printed,
         "robust": _finite(upper_end(row)),
-        "certified": _finite(number(row.get("certified_accuracy"))),
         "cost": {column: _finite(number(row.get(column))) for column, *_ in COSTS},
         "processor": text(row.get("latency_processor"), 120),
         "ranked": ranked(row),
-        "curve": _curve(row, attacked_curve(row), "robust_accuracy"),
-        "proofs": _curve(row, entries(row.get("certified_curve")), "certified_accuracy"),
-        "bits": {"robust": _bits(outcomes.get("best_known", outcomes["robust"])), **bits},
+        "curve": _curve(curve.robust, names) if curve else [],
+        "proofs": _curve(curve.certified, names) if curve else [],
+        "bits": {"robust": _bits(outcomes.get("best_known", outcomes["robust"]))},
     }
 
 
-def _curve(
-    row: Row, listed: Iterable[Mapping[str, Any]], column: str
-) -> list[tuple[str, float, float, float, float]]:
-    """Returns (printed epsilon, epsilon, accuracy, low, high), from clean accuracy at 0 on."""
-    examples, clean = int(row["examples"]), number(row.get("clean_accuracy"))
-    found: dict[float, tuple[str, float]] = {}
-    for entry in listed:
-        found[number(entry.get("value"))] = (
-            text(entry.get("epsilon"), 20),
-            number(entry.get(column)),
-        )
-    if found:
-        found.setdefault(0.0, ("0", clean))
-    return [
-        (printed, epsilon, accuracy, *wilson(_count(accuracy, examples), examples))
-        for epsilon, (printed, accuracy) in sorted(found.items())
-        if math.isfinite(epsilon) and math.isfinite(accuracy)
-    ]
-
-
-def _count(share_: float, examples: int) -> int:
-    return min(examples, max(0, round(share_ * examples)))
+def _curve(points_: Iterable[Point], names: Mapping[float, str]) -> list[tuple[Any, ...]]:
+    """Returns (printed epsilon, epsilon, accuracy, low, high) of each point."""
+    return [(names[p.at], p.at, p.accuracy, p.low, p.high) for p in points_]
 
 
 def _bits(outcomes: Any) -> str:

@@ -28,7 +28,7 @@ from benchmark.report.comparing import COSTS, comparison, networks_of
 from benchmark.report.curves import GAIN, MEASURES, Chart, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
-from benchmark.report.methods import BoardOf, MethodPage, entries_of, method_path, method_views
+from benchmark.report.methods import BoardOf, MethodPage, entries_of, method_views
 from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
 from benchmark.report.reported import as_row, reported_cell
@@ -238,7 +238,6 @@ def environment() -> Environment:
         count=count,
         networks=tuple(NETWORKS.values()),
         columns=COLUMNS,
-        method_path=method_path,
     )
     return engine
 

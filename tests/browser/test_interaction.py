@@ -294,7 +294,7 @@ def test_the_front_of_each_cost_is_drawn(open_page: Opener) -> None:
     options = page.locator("#cost option").count()
     assert options > 1
     for place in range(options):
-        page.select_option("#cost", str(place))
+        page.select_option("#cost", index=place)
     page.wait_for_function(
         "least => Number(document.querySelector('#front-chart').dataset.drawn) >= least",
         arg=before + 1,

@@ -70,10 +70,11 @@
 
   // --- charts -----------------------------------------------------------------------------------
 
+  const TOOLS = "pan,box_zoom,wheel_zoom,reset,save";
   const place = (share) => -Math.log10(Math.max(1 - share, 1e-4));
-  const figure = (title, x, y, tools, css) => {
+  const figure = (x, y, css, more = {}) => {
     const plot = Plotting.figure({
-      height: 400, sizing_mode: "stretch_width", tools, title: null, x_range: x, y_range: y,
+      height: 400, sizing_mode: "stretch_width", tools: TOOLS, title: null, x_range: x, y_range: y, ...more,
       toolbar_location: "above", background_fill_color: null, border_fill_color: null,
       outline_line_color: css("frame"), active_scroll: null,
     });
@@ -104,8 +105,6 @@
     await Plotting.show(plot, target);
     target.dataset.drawn = String(Number(target.dataset.drawn ?? 0) + 1);
   };
-  const TOOLS = "pan,box_zoom,wheel_zoom,reset,save,hover";
-
   const network = () => data.networks.find((one) => one.key === $("network").value);
   const boxes = () => [...$("methods").querySelectorAll("input")];
   const MEASURES = { robust: "robust accuracy", certified: "certified accuracy", clean: "clean accuracy", gain: "gain over magnitude" };
@@ -128,10 +127,9 @@
     const low = measure === "gain" ? Math.min(-0.05, ...all.map((one) => one.value[1])) : 0;
     const last = Math.max(1, ...all.map((one) => place(one.at)));
     const plot = figure(
-      MEASURES[measure],
       new Range1d({ start: -0.06, end: last + 0.1 }),
       new Range1d({ start: 108 * low, end: Math.min(100, 108 * highest) }),
-      TOOLS.replace(",hover", ""), css,
+      css,
     );
     const levels = [0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999].filter((one) => place(one) <= last + 0.05);
     plot.xaxis.ticker = new FixedTicker({ ticks: levels.map(place) });
@@ -182,15 +180,14 @@
     }
   };
 
-  const COSTS = ["bytes_stored", "multiply_adds_sparse", "latency_compact"];
   const drawFront = () => {
     const css = style();
-    const select = $("cost");
-    const title = select.selectedOptions[0].textContent;
-    const cost = COSTS.find((_, at) => title.startsWith(["stored", "multiply", "latency"][at]));
+    const cost = $("cost").value;
+    const title = $("cost").selectedOptions[0].textContent;
     let rows = data.rows.filter((row) => row.ranked && row.cost[cost] > 0);
     if (cost === "latency_compact") {
-      const groups = Map.groupBy ? Map.groupBy(rows, (row) => row.processor) : new Map([["", rows]]);
+      const groups = new Map();
+      for (const row of rows) groups.set(row.processor, [...(groups.get(row.processor) ?? []), row]);
       rows = [...groups.values()].reduce((most, one) => (one.length > most.length ? one : most), []);
     }
     const beaten = (row) => rows.some((other) =>
@@ -200,20 +197,11 @@
     const spread = rows.map((row) => Math.log10(row.cost[cost]));
     const [low, high] = [Math.min(...spread), Math.max(...spread)];
     const margin = Math.max(0.06 * (high - low), 0.02);
-    const plot = Plotting.figure({
-      height: 400, sizing_mode: "stretch_width", tools: TOOLS.replace(",hover", ""), x_axis_type: "log",
-      x_range: new Range1d({ start: 10 ** (low - margin), end: 10 ** (high + margin) }),
-      y_range: new Range1d({ start: 0, end: Math.min(100, 108 * Math.max(0.05, ...rows.map((row) => row.robust))) }),
-      toolbar_location: "above", background_fill_color: null, border_fill_color: null, outline_line_color: css("frame"),
-    });
-    plot.toolbar.logo = null;
-    for (const axis of [plot.xaxis, plot.yaxis]) {
-      Object.assign(axis, {
-        axis_line_color: css("frame"), major_tick_line_color: css("frame"), minor_tick_line_color: null,
-        major_label_text_color: css("ink"), axis_label_text_color: css("ink"), axis_label_text_font_style: "normal",
-      });
-    }
-    for (const grid of [plot.xgrid, plot.ygrid]) grid.grid_line_color = css("grid");
+    const plot = figure(
+      new Range1d({ start: 10 ** (low - margin), end: 10 ** (high + margin) }),
+      new Range1d({ start: 0, end: Math.min(100, 108 * Math.max(0.05, ...rows.map((row) => row.robust))) }),
+      css, { x_axis_type: "log" },
+    );
     plot.xaxis.axis_label = title;
     plot.yaxis.axis_label = "robust accuracy (%)";
     const source = (some) => new ColumnDataSource({ data: {
@@ -245,8 +233,8 @@
     const ticks = new Map(curves.flatMap((one) => one.found.map(([printed, epsilon]) => [epsilon, printed])));
     const last = Math.max(...ticks.keys());
     const highest = Math.max(...curves.flatMap((one) => one.found.map((point) => point[4])));
-    const plot = figure("", new Range1d({ start: -0.02 * last, end: 1.04 * last }),
-      new Range1d({ start: 0, end: Math.min(100, 108 * highest) }), TOOLS.replace(",hover", ""), css);
+    const plot = figure(new Range1d({ start: -0.02 * last, end: 1.04 * last }),
+      new Range1d({ start: 0, end: Math.min(100, 108 * highest) }), css);
     plot.xaxis.ticker = new FixedTicker({ ticks: [...ticks.keys()] });
     plot.xaxis.major_label_overrides = ticks;
     plot.xaxis.major_label_orientation = 0.8;
