@@ -16,6 +16,7 @@ from fast import DENSE, EPSILON, FAST, SPARSE, make_project
 from torch import nn
 
 from benchmark import cli, records
+from benchmark.cli import evidence as evidence_commands
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import ContractError, InvariantViolation, RecordError
 from benchmark.evaluations import Bounds, Examples, Flag
@@ -562,7 +563,9 @@ def test_contradictions_leave_with_8_and_the_report(
 def test_seeds_come_from_the_system_unless_given(
     run: Callable[..., tuple[int, str, str]], project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.secrets, "randbits", lambda bits: 1234 if bits == 32 else None)
+    monkeypatch.setattr(
+        evidence_commands.secrets, "randbits", lambda bits: 1234 if bits == 32 else None
+    )
     code, out, _ = run(project, "audit", SPARSE, "--fraction", "0.05")
     assert code == 0 and out.startswith("seed 1234\n")
     [path] = (project.root / "reports" / "audits").rglob("*.json")

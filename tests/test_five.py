@@ -13,7 +13,8 @@ import pytest
 import torch
 from fast import DENSE, EPSILON, SPARSE, make_project
 
-from benchmark import cli, records
+from benchmark import records
+from benchmark.cli import base, boards
 from benchmark.digests import sha256_of_bytes
 from benchmark.evaluations import AutoAttack, Bounds
 from benchmark.evidence import decode, encode
@@ -226,10 +227,10 @@ def test_a_protocols_page_says_which_set_it_is() -> None:
 def test_the_set_is_run_only_where_it_is_asked_for(
     board: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.where, "project", board)
-    planned = [protocol.id for protocol, _ in cli._planned([])]
+    monkeypatch.setattr(base.where, "project", board)
+    planned = [protocol.id for protocol, _ in boards._planned([])]
     assert "digits-linf" in planned and "digits-linf-five" not in planned
-    assert [protocol.id for protocol, _ in cli._planned(["digits-linf-five"])] == [
+    assert [protocol.id for protocol, _ in boards._planned(["digits-linf-five"])] == [
         "digits-linf-five"
     ]
 
@@ -237,9 +238,9 @@ def test_the_set_is_run_only_where_it_is_asked_for(
 def test_the_command_line_prints_all_five(
     board: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.where, "project", board)
+    monkeypatch.setattr(base.where, "project", board)
     entries = [board.manifest().find(SPARSE)]
-    cli._print_accuracies(cli._table_of(entries, FAST_FIVE, "quick"), FAST_FIVE)
+    boards._print_accuracies(boards._table_of(entries, FAST_FIVE, "quick"), FAST_FIVE)
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith(
         "checkpoint clean FGSM PGD-10 PGD-20 CW AutoAttack [certified, attacked]"

@@ -17,6 +17,7 @@ from fast import DENSE, FAST, SPARSE, make_project
 
 import methods
 from benchmark import bounds, cli, pipeline, records
+from benchmark.cli import base
 from benchmark.errors import ExtraMissing
 from benchmark.manifest import Manifest, write_manifest
 from benchmark.pipeline import Project, compressing, evaluate_all
@@ -93,14 +94,14 @@ def test_ids_are_whole_on_a_terminal_of_any_width(
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))
-    cli._print_table(("checkpoint", "summary"), [(SPARSE, "several words " * 20), (DENSE, "-")])
+    base.print_table(("checkpoint", "summary"), [(SPARSE, "several words " * 20), (DENSE, "-")])
     lines = screen.getvalue().splitlines()
     assert len(lines) > 3  # the summary is folded
     assert sum(SPARSE in line for line in lines) == sum(DENSE in line for line in lines) == 1
 
 
 def test_brackets_and_colons_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_table(("id", "[certified, attacked]"), [("folder:smile:x", "[red]broken[/red]")])
+    base.print_table(("id", "[certified, attacked]"), [("folder:smile:x", "[red]broken[/red]")])
     assert capsys.readouterr().out.split() == [
         *("id", "[certified,", "attacked]"),
         *("folder:smile:x", "[red]broken[/red]"),
@@ -320,8 +321,8 @@ def test_logs_get_a_line_a_checkpoint_a_heartbeat_and_the_last_piece(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with cli.progress_bar("evaluate") as watch:
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with base.progress_bar("evaluate") as watch:
         watch(0, 6, "")
         for second, text in ((1, "a: clean"), (2, "a: pgd"), (40, "a: bounds"), (41, "a: curve")):
             now[0] = float(second)
@@ -340,8 +341,8 @@ def test_logs_tell_rate_and_time_left_without_what_was_done_before(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with cli.progress_bar("evaluate") as watch:
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with base.progress_bar("evaluate") as watch:
         watch(90, 100, "")
         watch(90, 100, "a: clean")
         now[0] = 30.0
@@ -358,10 +359,10 @@ def test_logs_tell_rate_and_time_left_without_what_was_done_before(
 def test_terminal_shows_what_runs_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, now = Terminal(), [0.0]
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(cli, "err", cli._Literal(stderr=True, width=200))
-    monkeypatch.setattr(cli.err, "_force_terminal", True)
-    with cli.progress_bar("evaluate") as watch:
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(base, "err", base._Literal(stderr=True, width=200))
+    monkeypatch.setattr(base.err, "_force_terminal", True)
+    with base.progress_bar("evaluate") as watch:
         watch(10, 12, "")
         now[0] = 60.0
         watch(11, 12, "x" * 90 + ": autoattack", 125.0)
@@ -373,9 +374,9 @@ def test_terminal_shows_what_runs_with_rate_and_time_left(monkeypatch: pytest.Mo
 def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(cli, "err", cli._Literal(stderr=True, width=100))
-    monkeypatch.setattr(cli.err, "_force_terminal", True)
-    with cli.progress_bar("evaluate") as watch:
+    monkeypatch.setattr(base, "err", base._Literal(stderr=True, width=100))
+    monkeypatch.setattr(base.err, "_force_terminal", True)
+    with base.progress_bar("evaluate") as watch:
         watch(1, 2, "[a]")
         watch(2, 2, "[a]")
     assert "evaluate [a]" in screen.getvalue() and "━" in screen.getvalue()
