@@ -158,6 +158,9 @@ def benches(found: dict[str, Any]) -> Iterator[str]:
         # Benchmarks of different networks say themselves what they are to be compared with.
         own = any(" over " in key for one in names.values() for key in one["extra"])
         yield f"\n### {group}\n"
+        if all("peak_mb" in one["extra"] for one in names.values()):
+            yield from _steps(names)
+            continue
         yield "| | median | spread (IQR) | rounds | |\n|---|---:|---:|---:|---|"
         for name, one in names.items():
             plain = {
@@ -170,12 +173,30 @@ def benches(found: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _steps(names: dict[str, Any]) -> Iterator[str]:
+    """Yields the table of steps that ran in processes of their own, whose start does not count."""
+    records = {one["extra"]["records"] for one in names.values()}
+    yield f"A project of {max(records):,} records; each step in a process of its own.\n"
+    yield "| | wall clock | CPU | most memory of a process | of a copy |\n|---|---:|---:|---:|---:|"
+    for name, one in sorted(names.items(), key=lambda pair: pair[1]["extra"]["seconds"]):
+        found = one["extra"]
+        yield (
+            f"| {name.partition('[')[2].rstrip(']')} | {seconds(found['seconds'])} | "
+            f"{seconds(found['cpu_seconds'])} | {found['peak_mb']:,} MB | "
+            f"{found['peak_mb_of_a_copy']:,} MB |"
+        )
+
+
 def main() -> None:
     """Keeps what is given, and writes the page."""
-    summary = json.loads(SUMMARY.read_text()) if SUMMARY.is_file() else {}
+    kept = SUMMARY.read_text() if SUMMARY.is_file() else "{}"
     if len(sys.argv) > 1:
+        summary = json.loads(kept)
         summary["bench"] = taken_from(json.loads(Path(sys.argv[1]).read_text()))
-        SUMMARY.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        kept = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+        SUMMARY.write_text(kept)
+    # Read as it is kept, so that the page is the same whenever it is written.
+    summary = json.loads(kept)
     sections = {"autoattack": attacks, "engines": engines, "bench": benches}
     lines = [INTRODUCTION]
     for name, written in sections.items():

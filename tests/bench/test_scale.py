@@ -65,7 +65,8 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    enabled = not request.config.getoption("benchmark_disable")
+    # The configuration disables benchmarks, and that option stays set where `make bench` enables.
+    enabled = bool(request.config.getoption("benchmark_enable"))
     made = tmp_path_factory.mktemp("scale")
     make(made, MANY if enabled else FEW, processes=4 if enabled else 1)
     return made
