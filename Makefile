@@ -50,7 +50,7 @@ retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on th
 	rm -rf .cache/pretrained .cache/training
 	$(COMPRESS) dense random lwm-layerwise lwm-global --sparsity 0,0.5,0.75,0.9,0.95,0.99
 	$(COMPRESS) dense --objective benign --sparsity 0
-	$(COMPRESS) $(METHODS) --sparsity 0.9,0.99
+	$(COMPRESS) $(METHODS) --sparsity 0.9,0.95,0.99
 	$(COMPRESS) atmc:bits=8 --sparsity 0.9
 	$(COMPRESS) lwm-layerwise compact-robust radmm pwoa --structure filter --sparsity 0.5
 	$(COMPRESS) dense lwm-layerwise hydra --objective smoothing --sparsity 0,0.9
