@@ -5,12 +5,14 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 from small_outcomes import (
     EXAMPLES,
@@ -27,10 +29,11 @@ from small_project import claims, entry, network
 from test_manifest import without_words
 
 from benchmark import records
+from benchmark.attacks import Steps
 from benchmark.challenges import Challenge, challenge_of, write
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import InvariantViolation, RecordError, StorageError
-from benchmark.evaluations import AutoAttack, Clean
+from benchmark.evaluations import AutoAttack, Clean, Transfer
 from benchmark.manifest import Checkpoint, Manifest
 from benchmark.outcomes import Outcomes, metrics
 from benchmark.protocols import PROTOCOLS
@@ -723,3 +726,65 @@ def test_evidence_and_rankability_are_those_of_the_tier(tmp_path: Path) -> None:
 
 def test_an_unflagged_row_is_rankable(tmp_path: Path) -> None:
     assert frame_of(tmp_path, Outcomes(blank()), flags=[])["unrankable"].tolist() == ["", "", ""]
+
+
+# --- Several records at a time --------------------------------------------------------------------
+
+# With a transfer, which records without a parent did not run.
+TRANSFER_PROTOCOL = replace(
+    SMALL_PROTOCOL,
+    id="small-transfer",
+    evaluations=(
+        *SMALL_PROTOCOL.evaluations,
+        ("transfer", Transfer(Steps(3, Fraction(1, 2)))),
+    ),
+)
+
+
+def transferred(outcomes: Outcomes, ran: bool) -> Outcomes:
+    """Returns outcomes with a transfer that broke what it tried of the first twenty, or none."""
+    clean = outcomes.columns["clean.prediction"] == outcomes.columns["label"]
+    broken = np.where(np.arange(EXAMPLES) < 20, 0, -1)
+    # What fell to nothing else may not fall to it alone if it is proven.
+    proven = outcomes.columns[f"bounds.margin@{MAIN}"] > 0
+    broken = np.where(proven | (outcomes.columns[f"bounds.margin@{LARGE}"] > 0), -1, broken)
+    column = np.where(clean, broken if ran else -4, -2).astype(np.int8)
+    return Outcomes({**outcomes.columns, "transfer.broken_by": column})
+
+
+@given(some.lists(some.tuples(some.booleans(), some.booleans()), min_size=2, max_size=6))
+@settings(max_examples=25)
+def test_records_counted_together_are_counted_as_alone(kinds: list[tuple[bool, bool]]) -> None:
+    rows = []
+    for seed, (ran, challenged_too) in enumerate(kinds):
+        outcomes = transferred(consistent(seed), ran)
+        about = {"protocol": TRANSFER_PROTOCOL.id, "protocol_digest": TRANSFER_PROTOCOL.digest}
+        row = Row(CHECKPOINT, TRANSFER_PROTOCOL, record_of(outcomes, **about), outcomes)
+        rows.append(replace(row, challenges=(refuting(seed),) if challenged_too else ()))
+    together = records.lines(rows)
+    for row, lines in zip(rows, together, strict=True):
+        [alone] = records.lines([row])
+        pd.testing.assert_frame_equal(pd.DataFrame(lines), pd.DataFrame(alone))
+    # The transfer counts where it ran and where it did not, it does not exist.
+    for (ran, _), lines in zip(kinds, together, strict=True):
+        assert all(("transfer" in line["attack_accuracies"]) == ran for line in lines)
+    for (_, challenged_too), lines in zip(kinds, together, strict=True):
+        assert bool(lines[-1]["challenges"]) == challenged_too
+
+
+def refuting(seed: int) -> Challenge:
+    """Returns a challenge that breaks some examples, and so lowers the best known accuracy."""
+    said = {
+        "checkpoint_id": CHECKPOINT.id,
+        "checkpoint_sha256": CHECKPOINT.sha256,
+        "protocol": TRANSFER_PROTOCOL.id,
+        "protocol_digest": TRANSFER_PROTOCOL.digest,
+        "norm": "Linf",
+        "epsilon": str(MAIN),
+        "credit": "Ada",
+        "attack": "PGD",
+        "date": "2026-02-28",
+    }
+    index = np.arange(100 + seed, 110 + seed, dtype=np.int64)
+    inputs = np.full((len(index), 1, 4, 4), 0.5, dtype=np.float32)
+    return challenge_of({"index": index, "inputs": inputs}, **said)

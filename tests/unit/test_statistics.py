@@ -22,6 +22,7 @@ from benchmark import statistics
 from benchmark.errors import ContractError
 from benchmark.statistics import (
     area_under_curve,
+    areas_under_curves,
     break_even,
     check_paired,
     clopper_pearson,
@@ -773,3 +774,22 @@ def test_quantiles_of_farthest_shifts_are_exact_where_many_lie_close():
             wanted = np.sort(shifts[:, 1] / scale)[place]
             found = statistics._farthest(shifts, scales, confidence)
             assert np.allclose(found, wanted, rtol=1e-12, atol=0)
+
+
+@given(
+    some.lists(some.integers(0, 1000), min_size=2, max_size=5, unique=True),
+    some.integers(1, 12),
+    some.integers(1, 4),
+    some.randoms(use_true_random=False),
+)
+def test_areas_are_those_of_numpys_trapezoid_and_of_each_curve_alone(levels, examples, count, draw):
+    sparsities = [level / 1000 for level in sorted(levels)]
+    shape = (count, len(sparsities), examples)
+    outcomes = np.array([draw.random() < 0.5 for _ in range(np.prod(shape))]).reshape(shape)
+    found = areas_under_curves(sparsities, outcomes)
+    for area, curve in zip(found, outcomes, strict=True):
+        assert area == area_under_curve(sparsities, curve)
+        expected = np.trapezoid(curve.mean(axis=1), sparsities) / (sparsities[-1] - sparsities[0])
+        assert area.value == pytest.approx(expected, abs=1e-12)
+        # A hair of rounding beside a share of 0 or 1.
+        assert -1e-12 <= area.low <= area.value + 1e-12 and area.value <= area.high + 1e-12
