@@ -80,6 +80,12 @@ class StorageError(BenchmarkError):
     exit_code = 11
 
 
+class DownloadFailed(BenchmarkError):
+    """A file that none of its sources gave as it should be."""
+
+    exit_code = 14
+
+
 def shorten(text: str, limit: int = 80) -> str:
     """Returns `text` as one printable line, cut to `limit` characters; hostile names stay harmless.
 
