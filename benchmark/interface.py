@@ -13,6 +13,7 @@ from benchmark.flags import all_flags
 from benchmark.outcomes import metrics
 from benchmark.pipeline import Evaluation, Project, evaluate_all, evaluate_model
 from benchmark.pipeline import results as frame_of
+from benchmark.pipeline.bringing import bring
 from benchmark.pipeline.comparing import Setting, tables
 from benchmark.pipeline.comparing import compare as compare_names
 from benchmark.pipeline.project import MANIFEST, find_root
@@ -24,16 +25,20 @@ from benchmark.workers import Workers
 def project(root: Path | str | None = None, workers: int = 1) -> Project:
     """Returns the project at a folder, or the nearest with a manifest from the current folder up.
 
-    Data sets are looked for under the environment variable ROBUSTPRUNE_DATA.
+    Data sets are looked for under the environment variable ROBUSTPRUNE_DATA, weights that are not
+    shipped under ROBUSTPRUNE_MIRROR.
     """
-    data = os.environ.get("ROBUSTPRUNE_DATA")
+    data, mirror = os.environ.get("ROBUSTPRUNE_DATA"), os.environ.get("ROBUSTPRUNE_MIRROR")
     folder = find_root(Path.cwd()) if root is None else Path(root)
     if root is None and not (folder / MANIFEST).is_file():
         # Called from elsewhere, an editable installation still knows its own checkout.
         folder = find_root(Path(__file__).resolve().parent)
     # One process: others would start by running the caller's script again.
     return Project(
-        root=folder.resolve(), data_root=Path(data) if data else None, workers=Workers(workers)
+        root=folder.resolve(),
+        data_root=Path(data) if data else None,
+        workers=Workers(workers),
+        mirror=Path(mirror) if mirror else None,
     )
 
 
@@ -49,7 +54,9 @@ def load_model(checkpoint_id: str, *, root: Path | str | None = None) -> nn.Modu
         ManifestError: its file is missing, altered, or not what the manifest claims.
     """
     where = project(root)
-    return manifest.load_model(where.manifest().find(checkpoint_id), where.root)
+    entry = where.manifest().find(checkpoint_id)
+    bring(where, [entry])
+    return manifest.load_model(entry, where.root)
 
 
 def evaluate(

@@ -38,6 +38,8 @@ Line = Annotated[
     Field(max_length=400, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"),
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# Nested, since a bound in the field's own default would give way to that of the line.
+Address = Annotated[str, Field(pattern=r"^(https://[!-~]{1,390})?$")]
 CheckpointId = Annotated[Line, Field(max_length=200)]
 
 
@@ -91,7 +93,8 @@ class Checkpoint(Strict):
         recipe_digest: its digest, so that rows trained under another version are told apart.
         budget: what training cost.
         file: weights, relative to the project.
-        url: where the file can be had if it is not shipped, or empty.
+        url: https address where the file can be had if it is not shipped, or empty.
+        mirrors: further such addresses, the preferred one first.
         format: always `robustprune-safetensors-1`.
         bytes: size of the file.
         sha256: of the file.
@@ -117,10 +120,18 @@ class Checkpoint(Strict):
     recipe_digest: Digest
     budget: Budget
     file: Line = Field(min_length=1)
-    url: Line = ""
+    url: Address = ""
+    mirrors: tuple[Annotated[Address, Field(min_length=1)], ...] = Field(
+        default=(), max_length=20, strict=False
+    )
     format: Literal["robustprune-safetensors-1"] = "robustprune-safetensors-1"
     bytes: int = Field(ge=1, le=LARGEST_WEIGHTS)
     sha256: Digest
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Addresses of the file, the preferred one first; empty where it has none."""
+        return tuple(dict.fromkeys([*([self.url] if self.url else []), *self.mirrors]))
 
     @model_validator(mode="after")
     def _id_agrees(self) -> Self:
@@ -153,7 +164,7 @@ class Manifest(Strict):
         checkpoints: entries in order of id.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     checkpoints: tuple[Checkpoint, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
@@ -232,27 +243,59 @@ def slug(checkpoint_id: str) -> str:
     return stem if len(stem) <= 200 else f"{stem[:160]}_d{digest_of(checkpoint_id)[:32]}"
 
 
+def kept_weights(entry: Checkpoint, root: Path) -> Path:
+    """Returns where weights lie that were brought from elsewhere; named by their content."""
+    return root / ".cache" / "weights" / entry.sha256
+
+
+def weights_file(entry: Checkpoint, root: Path) -> Path | None:
+    """Returns the file that holds a checkpoint's weights, unread: its own, or what was brought.
+
+    Raises:
+        ManifestError: the entry names a file outside the project.
+    """
+    places = (inside(root, entry.file), kept_weights(entry, root))
+    return next((path for path in places if path.is_file()), None)
+
+
+def verified_weights(entry: Checkpoint, path: Path) -> bytes:
+    """Returns the bytes of a file once they are known to be a checkpoint's weights.
+
+    The file is read once: what is hashed here is what its user decodes.
+
+    Raises:
+        ManifestError: another size or hash.
+        StorageError: it cannot be read.
+        FileNotFoundError: it is gone.
+    """
+    data = read_bounded(path, entry.bytes)
+    found = sha256_of_bytes(data)
+    if len(data) != entry.bytes or found != entry.sha256:
+        raise ManifestError(
+            f"expected {entry.bytes} bytes with sha256 {entry.sha256[:12]}… in "
+            f"{shorten(str(path), 400)}, got {len(data)} with {found[:12]}…; restore the original "
+            "file"
+        )
+    return data
+
+
 def read_weights(entry: Checkpoint, root: Path) -> dict[str, Tensor]:
     """Returns the verified state dict of a checkpoint.
 
     Raises:
         ManifestError: the file is missing, of another size or hash, or not of the format.
     """
-    path = inside(root, entry.file)
-    shown = shorten(str(path), 400)
+    path = weights_file(entry, root) or inside(root, entry.file)
     try:
-        data = read_bounded(path, entry.bytes)
+        data = verified_weights(entry, path)
     except (FileNotFoundError, StorageError) as error:
-        source = f"get it from {entry.url}" if entry.url else "remake it: `robustprune compress`"
+        source = "remake it: `robustprune compress`"
+        if entry.sources:
+            source = f"`robustprune fetch` gets it from {shorten(entry.sources[0], 200)}"
         raise ManifestError(
-            f"expected weights of {entry.id} in {shown}, found no such file; {source}"
+            f"expected weights of {entry.id} in {shorten(str(path), 400)}, found no such file; "
+            f"{source}"
         ) from error
-    found = sha256_of_bytes(data)
-    if len(data) != entry.bytes or found != entry.sha256:
-        raise ManifestError(
-            f"expected {entry.bytes} bytes with sha256 {entry.sha256[:12]}… in {shown}, "
-            f"got {len(data)} with {found[:12]}…; restore the original file"
-        )
     return weights.decode(data)
 
 

@@ -18,7 +18,7 @@ from benchmark.errors import BenchmarkError, ManifestError, RecordError, lookup,
 Data = dict[str, Any]
 
 # The current version of each format.
-CURRENT: dict[str, int] = {"manifest": 1, "record": 3, "submission": 1, "challenge": 1}
+CURRENT: dict[str, int] = {"manifest": 2, "record": 3, "submission": 1, "challenge": 1}
 
 
 def parse(kind: str, data: bytes, place: str = "its file") -> Data:
@@ -236,6 +236,25 @@ def record_2_to_3(data: Data) -> Data:
     }
 
 
+def manifest_1_to_2(data: Data) -> Data:
+    """Returns a manifest of version 1 as one of version 2: no entry has mirrors.
+
+    Raises:
+        ManifestError: its checkpoints are none.
+    """
+    entries = data.get("checkpoints", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ManifestError(
+            "expected a list of checkpoints in a manifest of version 1, got another value; "
+            "restore it"
+        )
+    return {
+        **data,
+        "schema_version": 2,
+        "checkpoints": [{"mirrors": [], **entry} for entry in entries],
+    }
+
+
 # What a version can check of itself, before the first step; the current one is its reader's.
 CHECKS: dict[tuple[str, int], Callable[[Mapping[str, Any]], None]] = {
     ("record", 1): check_record_1,
@@ -244,6 +263,7 @@ CHECKS: dict[tuple[str, int], Callable[[Mapping[str, Any]], None]] = {
 
 # From (format, version) to the next version.
 STEPS: dict[tuple[str, int], Callable[[Data], Data]] = {
+    ("manifest", 1): manifest_1_to_2,
     ("record", 1): record_1_to_2,
     ("record", 2): record_2_to_3,
 }

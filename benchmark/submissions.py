@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from benchmark.digests import digest_of
 from benchmark.errors import RecordError, shorten
 from benchmark.files import read_bounded, write_atomically
-from benchmark.manifest import Checkpoint, CheckpointId, Digest, Line, Strict, explain
+from benchmark.manifest import Address, Checkpoint, CheckpointId, Digest, Line, Strict, explain
 
 LARGEST_SUBMISSION = 64 << 20
 
@@ -23,8 +23,6 @@ RelativePath = Annotated[
     str,
     Field(max_length=400, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"),
 ]
-# Nested, since a bound in the field's own default would give way to that of the line.
-Address = Annotated[str, Field(pattern=r"^(https://[!-~]{1,390})?$")]
 
 
 class SubmittedMethod(Strict):

@@ -11,13 +11,13 @@ import sys
 import typer
 
 # Importing the commands registers them, in the order in which help lists them.
-from benchmark.cli import boards, comparing, evidence, exporting  # noqa: F401
+from benchmark.cli import boards, comparing, evidence, exporting, weights  # noqa: F401
 from benchmark.cli import doctor as _doctor  # noqa: F401
 from benchmark.cli.base import app, err
 from benchmark.errors import BenchmarkError
 
 # Options of the project, which a user may also write behind the command.
-_PROJECT_OPTIONS = ("--root", "--data-root", "--device", "--workers")
+_PROJECT_OPTIONS = ("--root", "--data-root", "--device", "--workers", "--mirror")
 
 
 def project_options_first(arguments: list[str]) -> list[str]:

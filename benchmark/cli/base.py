@@ -87,17 +87,27 @@ def _options(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 chooses by machine.")] = 0,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch missing data sets over the network.")
+        bool, typer.Option("--download", help="Fetch missing data and weights over the network.")
     ] = False,
+    mirror: Annotated[
+        Path | None,
+        typer.Option(help="Folder of weights that are not shipped; or $ROBUSTPRUNE_MIRROR."),
+    ] = None,
 ) -> None:
-    environment = os.environ.get("ROBUSTPRUNE_DATA")
     where.project = Project(
         root=(root or find_root(Path.cwd())).resolve(),
-        data_root=data_root or (Path(environment) if environment else None),
+        data_root=data_root or _named_folder("ROBUSTPRUNE_DATA"),
         device=device,
         workers=Workers(workers),
         download=download,
+        mirror=mirror or _named_folder("ROBUSTPRUNE_MIRROR"),
     )
+
+
+def _named_folder(variable: str) -> Path | None:
+    """Returns the folder that a variable of the environment names, if it does."""
+    named = os.environ.get(variable)
+    return Path(named) if named else None
 
 
 def project_manifest() -> "Manifest":

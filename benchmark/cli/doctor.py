@@ -10,7 +10,6 @@ import typer
 
 from benchmark.cli.base import app, how_to_fill, out, project_manifest, where
 from benchmark.errors import BenchmarkError, ExtraMissing, ManifestError, shorten
-from benchmark.files import inside
 
 
 class _Finding(NamedTuple):
@@ -101,9 +100,11 @@ def _attacks() -> str:
 
 def _project() -> list[_Finding]:
     project = where.project
+    manifest = _look("manifest", _count_checkpoints)
     return [
         _Finding("project", str(project.root)),
-        _look("manifest", _count_checkpoints),
+        manifest,
+        *([_look("weights", _count_weights)] if manifest.good else []),
         _look("records", _count_records),
         _Finding("data root", str(project.data_root or "none (embedded data only)")),
     ]
@@ -115,13 +116,28 @@ def _count_checkpoints() -> str:
         raise ManifestError(
             f"expected checkpoints for {_EMBEDDED}, found none; {how_to_fill(_EMBEDDED)}"
         )
-    lost = [e.id for e in entries if not inside(where.project.root, e.file).is_file()]
+    return f"{len(entries)} checkpoints"
+
+
+def _count_weights() -> str:
+    from benchmark.pipeline.bringing import lacking
+
+    entries = project_manifest().checkpoints
+    missing = lacking(where.project, entries)
+    lost = [entry.id for entry in missing if not entry.sources]
     if lost:
         raise ManifestError(
             f"expected weights of {len(entries)} checkpoints, found none of {lost[0]}"
-            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; restore or remake them"
+            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}, which have no address; restore "
+            "or remake them"
         )
-    return f"{len(entries)} checkpoints"
+    if missing:
+        first = missing[0]
+        return (
+            f"{len(entries) - len(missing)} at hand; `robustprune fetch` brings {len(missing)} "
+            f"more, {first.id} from {first.sources[0]}"
+        )
+    return f"{len(entries)} at hand"
 
 
 def _count_records() -> str:

@@ -53,6 +53,7 @@ from benchmark.outcomes import (
     encode_arrays,
     part,
 )
+from benchmark.pipeline.bringing import bring, with_parents
 from benchmark.pipeline.challenging import Standing
 from benchmark.pipeline.challenging import standing as find_standing
 from benchmark.pipeline.evaluating import parent_of
@@ -237,6 +238,7 @@ def audit_all(
     jobs = [AuditJob(project, c, chosen, draw, parent_of(c, manifest)) for c in checkpoints]
     for job in jobs:  # refusals come before the work
         find_standing(project, job.checkpoint, chosen)
+    bring(project, with_parents(checkpoints, (job.parent for job in jobs)), watch)
     watch(0, len(jobs), "")
     found: dict[str, Audit] = {}
     device = choose_device(project.device)

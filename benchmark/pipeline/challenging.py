@@ -41,6 +41,7 @@ from benchmark.outcomes import (
     clean_correct,
     read_arrays,
 )
+from benchmark.pipeline.bringing import bring
 from benchmark.pipeline.evaluating import current, data_digest
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.shards import evaluated_split, examples_of
@@ -262,6 +263,7 @@ def challenge(
         InvariantViolation: inputs that fool the network where it is certified.
     """
     where = standing(project, checkpoint, chosen)
+    bring(project, [checkpoint])
     sent = read_sent(file, where.split, chosen.threat)
     within = np.isin(sent.index, where.index)
     correct = np.isin(sent.index, where.index[clean_correct(where.outcomes)])

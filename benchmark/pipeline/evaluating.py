@@ -23,6 +23,7 @@ from benchmark.flags import all_flags
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint, Manifest, load_model
 from benchmark.outcomes import Array, Metrics, Outcomes
+from benchmark.pipeline.bringing import bring, with_parents
 from benchmark.pipeline.latencies import dense_parent, latencies_of
 from benchmark.pipeline.pace import Pace, by_urgency
 from benchmark.pipeline.project import Project, Watch, silent
@@ -524,6 +525,7 @@ def evaluate_all(
         lacking = {c.id: _lacking(project, c, chosen) for c in checkpoints}
         reasons = {name: reason or lacking[name] for name, reason in reasons.items()}
     wanted = [c for c in checkpoints if reasons[c.id]]
+    bring(project, with_parents(wanted, (parents[c.id] for c in wanted)), watch)
     # A record that still stands is made again at its own tier, if that is the larger one.
     tiers = {c.id: _tier(project, c, chosen, tier) for c in wanted}
     plans = {c.id: plan(project, c, chosen, tiers[c.id], parents[c.id]) for c in wanted}

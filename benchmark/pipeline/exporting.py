@@ -38,6 +38,7 @@ from benchmark.errors import (
 )
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, load_model, slug
+from benchmark.pipeline.bringing import bring, with_parents
 from benchmark.pipeline.evaluating import parent_of
 from benchmark.pipeline.latencies import dense_parent, latencies_of
 from benchmark.pipeline.project import Project, Watch, silent
@@ -128,6 +129,8 @@ def export(
         ExtraMissing: ONNX is asked for and not installed.
     """
     target = folder or inside(project.root, f"exports/{slug(checkpoint.id)}")
+    parent_entry = parent_of(checkpoint, project.manifest())
+    bring(project, with_parents([checkpoint], [parent_entry]), watch)
     published = load_model(checkpoint, project.root)
     whole = as_published(published).eval()
     written = compact(published).eval() if form.smaller else whole
@@ -137,7 +140,7 @@ def export(
         files[ONNX] = _onnx(written, published.shape)
         others |= _runtime(files[ONNX])
     same = _compared(project, published, others, examples, watch)
-    parent = dense_parent(project, parent_of(checkpoint, project.manifest()))
+    parent = dense_parent(project, parent_entry)
     small = written if form.smaller else compacted(published)
     found = Export(
         folder=target,

@@ -45,7 +45,8 @@ class Project:
         data_root: where data sets lie, or None for embedded data only.
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
         workers: where jobs run.
-        download: fetch missing data sets where there is a network.
+        download: fetch missing data sets and weights where there is a network.
+        mirror: folder that holds weights which the manifest only names, or None.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Project:
     device: str = "auto"
     workers: Workers = Workers()
     download: bool = False
+    mirror: Path | None = None
 
     @property
     def manifest_path(self) -> Path:

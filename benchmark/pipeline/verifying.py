@@ -6,6 +6,7 @@ again. What only a new run could tell (that attacks find no more, how many passe
 `audit`.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ from benchmark.evaluations.engine import Guard, threat_of
 from benchmark.evaluations.sanity import contract_flags, vanishing
 from benchmark.evidence import LARGEST_EVIDENCE, Found, decode
 from benchmark.files import read_bounded
-from benchmark.manifest import Checkpoint, load_model
+from benchmark.manifest import Checkpoint, load_model, slug
 from benchmark.outcomes import (
     Array,
     Attempt,
@@ -52,6 +53,7 @@ from benchmark.outcomes import (
     metrics,
     part,
 )
+from benchmark.pipeline.bringing import bring
 from benchmark.pipeline.evaluating import (
     NOT_EVALUATED,
     attacked_and_proven,
@@ -627,6 +629,22 @@ _CHECKS: tuple[Callable[[_Subject, VerifyJob], Iterator[str]], ...] = (
 )
 
 
+def _bring_weights(project: Project, paths: Sequence[Path]) -> None:
+    """Brings weights of records that are not at hand; where that fails, the record's check says so.
+
+    A record's file is named after its checkpoint, so none is read for this.
+    """
+    names = {path.name for path in paths}
+    try:
+        entries = project.manifest().checkpoints
+    except BenchmarkError:  # each record's check says it
+        return
+    for entry in entries:
+        if f"{slug(entry.id)}.json" in names:
+            with contextlib.suppress(BenchmarkError):
+                bring(project, [entry])
+
+
 def verify_all(
     project: Project,
     paths: Sequence[Path],
@@ -651,6 +669,7 @@ def verify_all(
         raise ContractError(f"expected a share of the bounds in [0, 1], got {share:g}")
     project = settled(project)
     jobs = [VerifyJob(project, path, share, seed) for path in paths]
+    _bring_weights(project, paths)
     device = choose_device(project.device)
     done: dict[Path, Verification] = {}
     watch(0, len(jobs), "")

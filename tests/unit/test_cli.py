@@ -218,7 +218,7 @@ def _no_attacks(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (_no_device, "device", "expected a device of this machine"),
         (_no_manifest, "manifest", "expected checkpoints_manifest.json in"),
         (_broken_manifest, "manifest", "expected a manifest as JSON in"),
-        (_no_weights, "manifest", f"expected weights of 1 checkpoints, found none of {SPARSE}"),
+        (_no_weights, "weights", f"expected weights of 1 checkpoints, found none of {SPARSE}"),
         (_no_bounds, "bounds", "expected the package auto_LiRPA"),
         (_no_attacks, "attacks", "expected the package pyautoattack"),
     ],

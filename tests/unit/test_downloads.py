@@ -2,97 +2,25 @@
 
 import hashlib
 import http.server
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import CONTENT, Site, serving
 
 from benchmark.downloads import Expected, Request, Rules, fetch
 from benchmark.errors import DownloadFailed, StorageError
 
-CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 LOCAL = Rules(schemes=("http",), timeout=5.0)
 
 
-@dataclass
-class Site:
-    """What the server answers, and what it was asked."""
-
-    port: int = 0
-    content: bytes = CONTENT
-    kind: str = "application/octet-stream"
-    mark: str = '"one"'
-    ranges: bool = True
-    status: int = 200
-    location: str = ""
-    sized: bool = True
-    # Bytes after which the connection breaks off, once.
-    breaks: list[int] = field(default_factory=list)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-
-    def address(self, name: str = "weights.bin") -> str:
-        return f"http://127.0.0.1:{self.port}/{name}"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    about: Site
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"
-    server: Server
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def do_GET(self) -> None:
-        about = self.server.about
-        about.asked.append((self.path, self.headers.get("Range", "")))
-        if "loop" in self.path or about.location:
-            self.send_response(302)
-            self.send_header("Location", about.location or self.path + "p")
-            self.end_headers()
-        elif about.status != 200:
-            self.send_error(about.status)
-        else:
-            self._send(about, *self._chosen(about))
-
-    def _chosen(self, about: Site) -> tuple[int, int]:
-        asked, wanted = self.headers.get("Range", ""), self.headers.get("If-Range", "")
-        if asked and about.ranges and wanted == about.mark:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            return (416 if start >= len(about.content) else 206), start
-        return 200, 0
-
-    def _send(self, about: Site, status: int, start: int) -> None:
-        if status == 416:
-            self.send_error(416)
-            return
-        rest = about.content[start:]
-        self.send_response(status)
-        self.send_header("Content-Type", about.kind)
-        if about.mark:
-            self.send_header("ETag", about.mark)
-        if status == 206:
-            last = len(about.content)
-            self.send_header("Content-Range", f"bytes {start}-{last - 1}/{last}")
-        if about.sized:
-            self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        self.wfile.write(rest[: about.breaks.pop(0)] if about.breaks else rest)
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
-    server = Server(("127.0.0.1", 0), Answer)
-    server.about = Site(port=server.server_address[1])
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.about
-    server.shutdown()
-    server.server_close()
+    with serving() as about:
+        yield about
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def one_line(error: BaseException) -> str:
 
 
 def manifest_text(*entries: dict[str, Any], **more: Any) -> str:
-    return json.dumps({"schema_version": 1, "checkpoints": entries, **more})
+    return json.dumps({"schema_version": 2, "checkpoints": entries, **more})
 
 
 def refused(tmp_path: Path, content: str | bytes) -> str:
@@ -203,9 +203,9 @@ def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
         "[" * 100_000,
         '{"checkpoints": 1}',
         '{"checkpoints": [1]}',
-        manifest_text(schema_version=2),
+        manifest_text(schema_version=3),
         manifest_text(extra=1),
-        manifest_text().replace("1", "NaN"),
+        manifest_text().replace("2", "NaN"),
     ],
 )
 def test_other_content_is_refused(tmp_path: Path, content: str | bytes) -> None:
@@ -299,7 +299,9 @@ def test_missing_weights_say_where_to_get_them(tmp_path: Path) -> None:
     (tmp_path / made.file).unlink()
     assert "robustprune compress" in refused_model(made, tmp_path)
     elsewhere = made.model_copy(update={"url": "https://example.org/w"})
-    assert "get it from https://example.org/w" in refused_model(elsewhere, tmp_path)
+    assert "`robustprune fetch` gets it from https://example.org/w" in refused_model(
+        elsewhere, tmp_path
+    )
     (tmp_path / made.file).mkdir()
     assert made.id in refused_model(made, tmp_path)
 

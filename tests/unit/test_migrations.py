@@ -218,8 +218,8 @@ def test_versions_that_never_were_are_refused(kind: str, version: Any) -> None:
 def test_newer_versions_say_what_to_do() -> None:
     with pytest.raises(RecordError, match="1 to 3 of a record, got 4; .*newer .*update this one"):
         migrate("record", {"schema_version": 4})
-    with pytest.raises(ManifestError, match="1 to 1 of a manifest, got 2; .*update this one"):
-        migrate("manifest", {"schema_version": 2})
+    with pytest.raises(ManifestError, match="1 to 2 of a manifest, got 3; .*update this one"):
+        migrate("manifest", {"schema_version": 3})
     with pytest.raises(RecordError, match="got None; restore the file"):
         migrate("record", {})
 
@@ -282,3 +282,18 @@ def test_any_value_in_any_field_is_migrated_or_refused(before: Any, drawn: Any) 
         one_line(error)
     else:
         assert name == "environment" or found.get("schema_version") == 3
+
+
+def test_manifests_of_version_1_have_no_mirrors(tmp_path: Path) -> None:
+    current = json.loads((ROOT / "checkpoints_manifest.json").read_text())
+    old = {**current, "schema_version": 1}
+    old["checkpoints"] = [
+        {name: value for name, value in entry.items() if name != "mirrors"}
+        for entry in current["checkpoints"]
+    ]
+    path = tmp_path / "checkpoints_manifest.json"
+    path.write_text(json.dumps(old))
+    assert read_manifest(path) == read_manifest(ROOT / "checkpoints_manifest.json")
+    for broken in ({}, [1], "no"):
+        with pytest.raises(ManifestError, match="expected a list of checkpoints"):
+            migrate("manifest", {"schema_version": 1, "checkpoints": broken})
