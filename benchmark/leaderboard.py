@@ -138,9 +138,9 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
     (Int64, its 95 % interval by paired bootstrap), `tied_with_best`, `p_best` (Holm-adjusted exact
     McNemar p against the best of the cell, NaN for the best itself), `rivals` (other ranked rows of
     the cell), `missing_controls` (names, comma-separated), `incomplete`, `narrow` (why a method's
-    results on this board say little of it in general, empty where they do not), `gain`, `gain_low` and
-    `gain_high` (accuracy minus that of the better magnitude control, NaN where there is none and
-    for that control itself), `gain_over` (that control's checkpoint id, else empty), `seeds`
+    results on its board say little of it in general, empty where they do not), `gain`, `gain_low`
+    and `gain_high` (accuracy minus that of the better magnitude control, NaN where there is none
+    and for that control itself), `gain_over` (that control's checkpoint id, else empty), `seeds`
     (rankable rows of the same setting), `seed_mean`, `seed_spread`, `seed_low` and `seed_high`.
 
     Args:
