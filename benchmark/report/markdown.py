@@ -5,10 +5,8 @@ from collections.abc import Iterable, Sequence
 from benchmark.errors import shorten
 from benchmark.report.wording import MISSING
 
-_LONGEST = 300
 
-
-def code(words: str) -> str:
+def code(words: str, limit: int = 300) -> str:
     """Returns foreign text as a code span of one line, in which nothing is markup or a link.
 
     >>> code("a`<b>@c")
@@ -16,8 +14,9 @@ def code(words: str) -> str:
 
     Args:
         words: any text; what does not print becomes a question mark.
+        limit: most characters of it.
     """
-    shown = shorten(words, _LONGEST).strip()
+    shown = shorten(words, limit).strip()
     if not shown:
         return MISSING
     # A backtick would end the span, and a bar the cell of a table: only there is it escaped so.
