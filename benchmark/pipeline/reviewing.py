@@ -1,8 +1,8 @@
 """What a pull request changes on a board, put to every check that there is.
 
-It brings a folder: the project as it would be. Nothing of that folder is run, and nothing is written
-to it or to the board: what changed is copied, file by file and bounded, into a private project,
-where bundles are accepted, records verified, and a share of each new record measured again.
+It brings a folder: the project as it would be. Nothing of that folder is run, and nothing is
+written to it or to the board: what changed is copied, file by file and bounded, into a private
+project, where bundles are accepted, records verified, and a share of each measured again.
 """
 
 import tempfile
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError, ManifestError, StorageError, shorten
+from benchmark.errors import BenchmarkError, ManifestError, RecordError, StorageError, shorten
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import (
@@ -96,6 +96,7 @@ def changes(board: Project, folder: Path) -> Changes:
     new = {entry.id: entry for entry in after.checkpoints}
     there, now = _records(board.root), _records(folder)
     touched = {name for name in new if name in old and new[name] != old[name]}
+    stems = {slug(name) for name in touched}
     return Changes(
         bundles=tuple(_bundles(board.root, folder)),
         added=tuple(entry for name, entry in new.items() if name not in old),
@@ -104,7 +105,7 @@ def changes(board: Project, folder: Path) -> Changes:
         records=tuple(
             key
             for key in sorted(now)
-            if key not in there or key[1] in touched or not _same(there[key], now[key])
+            if key not in there or key[1] in stems or not _same(there[key], now[key])
         ),
         lost=tuple(sorted(there.keys() - now.keys())),
     )
@@ -162,6 +163,19 @@ def review(
     with tempfile.TemporaryDirectory(prefix="robustprune-", ignore_cleanup_errors=True) as name:
         private = replace(board, root=Path(name).resolve())
         return _reviewed(board, folder, private, found, (draw, share), watch)
+
+
+def refuse(found: Review) -> None:
+    """Raises the first problem of a review, if it has any.
+
+    Raises:
+        RecordError: with the number of all.
+    """
+    if found.problems:
+        raise RecordError(
+            f"expected a change that nothing speaks against, got {len(found.problems)} problems; "
+            f"the first: {found.problems[0]}"
+        )
 
 
 def _refuse_too_much(found: Changes) -> None:
