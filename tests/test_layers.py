@@ -33,7 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("methods.*",),
     ("benchmark.leaderboard", "benchmark.distributed"),
     ("benchmark.comparison", "benchmark.handbook"),
-    ("benchmark.figures", "benchmark.report"),
+    ("benchmark.figures", "benchmark.report", "benchmark.contract", "benchmark.scaffolding"),
     ("benchmark.pipeline",),
     ("benchmark.interface", "benchmark.cli"),
     ("benchmark",),
