@@ -23,7 +23,7 @@ _START = 180.0
 # What a child may say in all, in bytes: it runs foreign code.
 _MOST = 4 << 20
 
-# Three checks beside those of results: they are about the process that runs them.
+# Two checks beside those of results: they are about the process that runs them.
 OUTER: dict[str, tuple[str, str]] = {
     "loads": (
         "loads, silently, and registers its name",
@@ -125,7 +125,8 @@ def examined(
         told = _Told()
         for message in child.messages(limits):
             told.take(message, answers, report)
-            notice(len(answers), len(CHECKS) + 1, told.what)
+            if message.get("kind") in ("check", "case"):
+                notice(len(answers), len(CHECKS) + 1, told.what)
         end = child.ending()
     report.seconds = time.monotonic() - start
     if not told.ready:
@@ -157,6 +158,7 @@ class _Told:
     """What a child has told so far."""
 
     def __init__(self) -> None:
+        """Begins with nothing told."""
         self.ready = self.ended = False
         self.what = "loads"
         self.case = ""
