@@ -112,8 +112,9 @@ INSIDE = {
     ),
     "weights that come back in a pass": (
         {
-            "end": "model.register_forward_pre_hook(\n"
-            "    lambda m, _: [p.data.add_(1e-9) for p in prunable_parameters(m).values()] and None\n)"
+            "end": "def back(module, inputs):\n"
+            "    for p in prunable_parameters(module).values(): p.data.add_(1e-9)\n"
+            "model.register_forward_pre_hook(back)"
         },
         # The registry's own look at logits is such a pass.
         ("zeros", "back in a pass"),

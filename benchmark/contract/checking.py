@@ -149,6 +149,15 @@ def explained(name: str) -> tuple[str, str]:
     return check.promise, check.advice
 
 
+def table() -> str:
+    """Returns all checks as a table in Markdown: name, promise, what to do."""
+    lines = ["| check | the method … | if not |", "|---|---|---|"]
+    for name in _order():
+        promise, advice = (text.replace("|", "\\|") for text in explained(name))
+        lines.append(f"| {name} | {promise} | {advice} |")
+    return "\n".join(lines)
+
+
 def _finding(name: str, answer: Answer | None, broken: str) -> Finding:
     why = "the examination did not come so far" if broken else "the method does not load"
     return Finding(name, *explained(name), answer or Answer(skipped=why))

@@ -179,3 +179,12 @@ def test_facts_know_when_there_is_nothing_to_look_at():
     assert Facts(case).complete
     assert not Facts(case, error="torn").complete
     assert not Facts(case, breaches={"result": "x"}).complete
+
+
+def test_the_page_has_the_table_of_the_checks():
+    page = (ROOT / "docs" / "writing-a-method.md").read_text()
+    # `benchmark.contract.table` makes it.
+    assert page.endswith(f"\n{contract.table()}\n")
+    for name in CHECKS:
+        promise, advice = contract.explained(name)
+        assert promise and advice and not {promise[-1], advice[-1]} & set(".;")
