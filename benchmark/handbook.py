@@ -308,7 +308,8 @@ def row(name: str, summary: str, cells: Mapping[str, str]) -> str:
 
 def with_row(overview_page: str, name: str, line: str) -> str:
     """Returns the page that lists all methods with one line replaced, or put in its place."""
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     for text in overview_page.splitlines():
         found = re.match(r"\| \[`([a-z0-9-]+)`\]", text)
         if found and found[1] == name:

@@ -66,7 +66,7 @@ def check_method(
 
 
 def _show(report: "Report") -> None:
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for finding in report.findings:
         answer = finding.answer
         rows.append((finding.check, answer.status, answer.skipped or answer.detail))

@@ -4,7 +4,7 @@
 `checking` does it in a child process, since it runs code that nobody has looked at yet.
 """
 
-from benchmark.contract.checking import Cost, Finding, Limits, Report, examined, explained
+from benchmark.contract.checking import Cost, Finding, Limits, Report, examined, explained, table
 from benchmark.contract.checks import CHECKS, MEGABYTES, SECONDS, Answer, Check, ask
 from benchmark.contract.examining import Subject
 from benchmark.contract.sources import Source, source_of
@@ -25,4 +25,5 @@ __all__ = [
     "examined",
     "explained",
     "source_of",
+    "table",
 ]

@@ -23,7 +23,7 @@ _START = 180.0
 # What a child may say in all, in bytes: it runs foreign code.
 _MOST = 4 << 20
 
-# Three checks beside those of results: they are about the process that runs them.
+# Two checks beside those of results: they are about the process that runs them.
 OUTER: dict[str, tuple[str, str]] = {
     "loads": (
         "loads, silently, and registers its name",
@@ -125,7 +125,8 @@ def examined(
         told = _Told()
         for message in child.messages(limits):
             told.take(message, answers, report)
-            notice(len(answers), len(CHECKS) + 1, told.what)
+            if message.get("kind") in ("check", "case"):
+                notice(len(answers), len(CHECKS) + 1, told.what)
         end = child.ending()
     report.seconds = time.monotonic() - start
     if not told.ready:
@@ -148,6 +149,15 @@ def explained(name: str) -> tuple[str, str]:
     return check.promise, check.advice
 
 
+def table() -> str:
+    """Returns all checks as a table in Markdown: name, promise, what to do."""
+    lines = ["| check | the method … | if not |", "|---|---|---|"]
+    for name in _order():
+        promise, advice = (text.replace("|", "\\|") for text in explained(name))
+        lines.append(f"| {name} | {promise} | {advice} |")
+    return "\n".join(lines)
+
+
 def _finding(name: str, answer: Answer | None, broken: str) -> Finding:
     why = "the examination did not come so far" if broken else "the method does not load"
     return Finding(name, *explained(name), answer or Answer(skipped=why))
@@ -157,6 +167,7 @@ class _Told:
     """What a child has told so far."""
 
     def __init__(self) -> None:
+        """Begins with nothing told."""
         self.ready = self.ended = False
         self.what = "loads"
         self.case = ""

@@ -3,8 +3,9 @@
 METHOD = '''\
 """$title.
 
-CHANGE THIS to a paragraph on what the method removes, by which score, and how it works. Name the paper, if there is one, in a line that begins
-with the word Source and a colon: authors, title, venue and year, arXiv number, section or equation.
+CHANGE THIS to a paragraph on what the method removes, by which score, and how it works. Name the
+paper, if there is one, in a line that begins with the word Source and a colon: authors, title,
+venue and year, arXiv number, section or equation.
 
 Departures: CHANGE THIS to each place where the code differs from the paper, and why; now none, as
 there is no paper.
