@@ -11,7 +11,7 @@ import sys
 import typer
 
 # Importing the commands registers them, in the order in which help lists them.
-from benchmark.cli import boards, comparing, evidence, exporting, weights  # noqa: F401
+from benchmark.cli import boards, comparing, evidence, exporting, trusting, weights  # noqa: F401
 from benchmark.cli import doctor as _doctor  # noqa: F401
 from benchmark.cli.base import app, err
 from benchmark.errors import BenchmarkError

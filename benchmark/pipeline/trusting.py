@@ -20,17 +20,19 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-import benchmark
 from benchmark import weights
 from benchmark.architectures import Classifier, Shape, described
 from benchmark.architectures.described import Description
 from benchmark.architectures.tracing import SAME_LOGITS, answers, difference
 from benchmark.datasets import describe, example_list, load
+from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.errors import (
     ContractError,
     DataUnavailable,
@@ -39,8 +41,18 @@ from benchmark.errors import (
     shorten,
 )
 from benchmark.factories import ANSWER, INPUTS, LEFT_OUT, LOGITS, REFUSAL, REQUEST
-from benchmark.files import write_atomically
+from benchmark.files import alone, inside, write_atomically
+from benchmark.manifest import (
+    Budget,
+    Checkpoint,
+    check_claim,
+    checkpoint_id,
+    explain,
+    slug,
+    write_manifest,
+)
 from benchmark.pipeline.project import Project
+from benchmark.pruning import Structure, as_sparsity, measure
 
 # Random inputs, and examples of the data set where it is at hand, on which answers are compared.
 RANDOM_INPUTS = 32
@@ -186,6 +198,114 @@ def loaded(description: Description, state: dict[str, Tensor]) -> Classifier:
     return network.eval()
 
 
+# --- Into the manifest
+
+# Of what was trained elsewhere, by nobody knows exactly what.
+RECIPE = "imported"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What its bringer says of a network; its zeros are counted.
+
+    Attributes:
+        method: that pruned it, or `dense`.
+        objective: training loss.
+        title: name in tables.
+        structure: what was removed as a unit.
+        sparsity: share of units removed; None takes what is counted.
+        seed: of training.
+        authors: of the method.
+        paper: reference, or empty.
+        code: address of the method's code, or empty.
+        licence: of the weights.
+        extra_data: training data beyond the data set's own, or empty.
+    """
+
+    method: str
+    objective: str
+    title: str
+    structure: Structure = "unstructured"
+    sparsity: Fraction | None = None
+    seed: int = 0
+    authors: tuple[str, ...] = ()
+    paper: str = ""
+    code: str = ""
+    licence: str = ""
+    extra_data: str = ""
+
+
+def enter(project: Project, brought: Brought, dataset: str, claim: Claim) -> Checkpoint:
+    """Writes a network's weights with its description and enters it into the manifest.
+
+    Args:
+        project: whose manifest it is; without one it gets one.
+        brought: of `describe_foreign`.
+        dataset: that it classifies.
+        claim: what is said of it.
+
+    Raises:
+        ManifestError: a claim that the weights do not keep, or words that no entry may have.
+        StorageError: the disk refuses.
+    """
+    model = loaded(brought.description, brought.state)
+    data = weights.encode(model.state_dict(), brought.description.plain())
+    found = measure(model, model.shape, claim.structure)
+    removed = Fraction(found.removed_units, found.total_units)
+    draft = Checkpoint.model_construct(
+        display_name=claim.title,
+        method=claim.method,
+        dataset=dataset,
+        architecture=brought.description.architecture,
+        objective=claim.objective,
+        structure=claim.structure,
+        sparsity=float(_said(removed) if claim.sparsity is None else claim.sparsity),
+        seed=claim.seed,
+        zeros=found.zeros,
+        prunable=found.total,
+        authors=claim.authors,
+        paper=claim.paper,
+        code=claim.code,
+        licence=claim.licence,
+        extra_data=claim.extra_data,
+        recipe=RECIPE,
+        recipe_digest=digest_of(RECIPE),
+        budget=_NOTHING_KNOWN,
+        bytes=len(data),
+        sha256=sha256_of_bytes(data),
+    )
+    name = checkpoint_id(draft)
+    file = f"checkpoints/{dataset}/{slug(name)}.safetensors"
+    fields = draft.model_dump(exclude_unset=True, warnings=False)
+    try:
+        entry = Checkpoint.model_validate({**fields, "id": name, "file": file})
+    except ValidationError as error:
+        raise ManifestError(
+            f"expected words that an entry may have, got {explain(error)}; correct them"
+        ) from error
+    check_claim(entry, model)
+    write_atomically(inside(project.root, file), data)
+    with alone(project.cache / "manifest.lock"):
+        write_manifest(project.manifest_path, project.manifest().with_entry(entry))
+    return entry
+
+
+_NOTHING_KNOWN = Budget(
+    pretrain_epochs=0,
+    prune_epochs=0,
+    finetune_epochs=0,
+    attack_steps=0,
+    hours=0.0,
+    device="not stated",
+)
+
+
+def _said(removed: Fraction) -> Fraction:
+    """Returns a share to four digits: the claim may round by half a unit a layer."""
+    rounded = as_sparsity(str(round(float(removed), 4)))
+    return rounded if 0 < removed < 1 else removed
+
+
 # --- What is compared
 
 
@@ -236,7 +356,7 @@ def _run(request: dict[str, object], inputs: Tensor, means: Means) -> bytes:
 
 def _finished(folder: Path, means: Means) -> tuple[int | None, str]:
     """Runs the process and returns its exit code, None if it took too long, and what it said."""
-    command = [sys.executable, "-I", "-c", _CHILD, json.dumps(_search_path()), str(folder)]
+    command = [sys.executable, "-I", "-B", "-c", _CHILD, json.dumps(_search_path()), str(folder)]
     # A group of its own, so that what it started ends with it.
     process = subprocess.Popen(
         command,
@@ -287,7 +407,7 @@ def _listening(process: "subprocess.Popen[bytes]") -> Iterator[deque[bytes]]:
 
 def _search_path() -> list[str]:
     """Returns where the process finds packages: where this one does, but not in the folder here."""
-    ours = str(Path(benchmark.__file__).resolve().parents[1])
+    ours = str(Path(__file__).resolve().parents[2])
     return list(dict.fromkeys([ours, *(path for path in sys.path if path and path != ".")]))
 
 
