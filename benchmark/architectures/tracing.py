@@ -708,12 +708,12 @@ class _Reading:
             self._add(node, _Layer("mean"), sources)
             if len(after) == 2:
                 self._add(node, _Layer("flatten"), [node])
+        elif isinstance(found, _Pooled) and after[2:] == (1, 1):
+            self._add(node, _Layer("mean"), sources)
         elif before == after:
             self._places[node] = self._places[sources[0]]
         elif isinstance(found, _Reshaped) and len(before) == 4 and after == _flat(before):
             self._add(node, _Layer("flatten"), sources)
-        elif isinstance(found, _Pooled) and after[2:] == (1, 1):
-            self._add(node, _Layer("mean"), sources)
         elif isinstance(found, _Pooled) and _divides(after[2:], before[2:]):
             window = [b // a for a, b in zip(after[2:], before[2:], strict=True)]
             self._add(node, _average_pool(self._seen[node], window), sources)
