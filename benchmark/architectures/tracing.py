@@ -133,7 +133,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Returns whether a module is a layer by itself."""
         # A subclass that computes what its base does is that layer.
-        theirs = type(m).forward.__module__.startswith("torch.nn.")
+        theirs = str(type(m).forward.__module__).startswith("torch.nn.")
         return (theirs and not isinstance(m, nn.Sequential)) or _is_normalize(m)
 
     def call_module(

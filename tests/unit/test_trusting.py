@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "softmax": (lambda s, x: s.fc(x.flatten(1)).softmax(1), "probabilities by softmax"),
     "function": (lambda s, x: functional.gelu(s.fc(x.flatten(1))), "got gelu in the network"),
     "branch": (lambda s, x: s.fc(x.flatten(1)) if x.sum() > 0 else x, "branches on values"),
-    "numbers": (lambda s, x: s.fc(x.flatten(1)) * x.max().item(), "numbers read out by item"),
+    "numbers": (lambda s, x: s.fc(x.flatten(1)) * x[0, 0, 0, 0].item(), "got getitem in"),
     "constant": (lambda s, x: s.fc(x.flatten(1)) + 1.0, "a constant added"),
     "twice": (lambda s, x: s.fc(x.flatten(1)) + s.fc((x * 2).flatten(1)), "scaled in two ways"),
     "several": (lambda s, x: (s.fc(x.flatten(1)), x), "one tensor of logits"),
