@@ -233,8 +233,13 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     Raises:
         StorageError: the disk refuses; the old manifest is whole.
     """
+    write_atomically(path, encode(manifest))
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Returns a manifest as the bytes of its file; equal manifests give equal bytes."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    return f"{text}\n".encode()
 
 
 def slug(checkpoint_id: str) -> str:

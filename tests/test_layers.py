@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "benchmark.tuning",
         "benchmark.workers",
     ),
-    ("benchmark.downloads", "benchmark.migrations"),
+    ("benchmark.bundles", "benchmark.downloads", "benchmark.migrations"),
     ("benchmark.threat", "benchmark.datasets", "benchmark.architectures"),
     ("benchmark.pruning", "benchmark.weights", "benchmark.relaxations"),
     (

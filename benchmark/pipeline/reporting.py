@@ -134,7 +134,9 @@ def report(project: Project) -> list[Path]:
     table, packed = _gathered(project, files, manifest, processes)
     pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
     rest = partial(_rest, project, manifest, packed)
-    return render(table, project.site, pages, rest, processes, method_pages())
+    own = method_pages()
+    every = [*own, *foreign_pages(manifest, {page.name for page in own})]
+    return render(table, project.site, pages, rest, processes, every)
 
 
 def method_pages() -> list[MethodPage]:
@@ -157,6 +159,32 @@ def method_pages() -> list[MethodPage]:
             )
         )
     return found
+
+
+def foreign_pages(manifest: Manifest, known: Collection[str]) -> list[MethodPage]:
+    """Returns what the site says of methods whose files are not here, from the manifest alone.
+
+    Args:
+        manifest: with checkpoints that others made and handed in.
+        known: names of the methods that have a page.
+    """
+    found: dict[str, MethodPage] = {}
+    for entry in manifest.checkpoints:
+        name, _, settings = entry.method.partition(":")
+        title = entry.display_name
+        if settings:
+            title = title.removesuffix(f" ({settings.replace(':', ', ')})")
+        if name not in known:
+            page = MethodPage(
+                name=name,
+                title=title,
+                summary="",
+                authors=", ".join(entry.authors),
+                paper=entry.paper,
+                code=entry.code,
+            )
+            found.setdefault(name, page)
+    return [found[name] for name in sorted(found)]
 
 
 def _processes(project: Project, files: Sequence[Path]) -> int:
