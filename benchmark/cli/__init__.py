@@ -16,6 +16,7 @@ from benchmark.cli import (  # noqa: F401
     evidence,
     exporting,
     submitting,
+    trusting,
     weights,
     writing,
 )
