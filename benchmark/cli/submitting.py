@@ -114,6 +114,51 @@ def accept(bundle: Bundle, bounds: Bounds = 0.1, seed: DrawSeed = None) -> None:
     )
 
 
+@app.command()
+def review(
+    folder: Annotated[
+        Path, typer.Argument(help="The project as a pull request would have it; only read.")
+    ],
+    report: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
+    fraction: Annotated[
+        float, typer.Option(help="Share of each record's examples measured again, in (0, 1].")
+    ] = 0.1,
+    bounds: Bounds = 0.1,
+    seed: DrawSeed = None,
+) -> None:
+    """Validates, verifies and audits what a folder changes on this board: bundles, entries, rows.
+
+    Nothing of the folder is run, and neither it nor the board is written to. The exit code is 9 if
+    anything speaks against the change.
+    """
+    from benchmark.pipeline import reviewing, verdicts
+    from benchmark.pipeline.auditing import Draw
+
+    project_manifest()
+    scrutiny = _scrutiny(bounds, seed)
+    try:
+        with progress_bar("review") as watch:
+            found = reviewing.review(
+                where.project, folder, Draw(scrutiny.seed, fraction), bounds, watch
+            )
+    except BenchmarkError as error:
+        if report is not None:
+            write_atomically(report, verdicts.refusal(folder, error).encode())
+        raise
+    if report is not None:
+        write_atomically(report, verdicts.review(found).encode())
+    changed = found.changes
+    out.print(
+        f"{len(changed.bundles)} bundles, {len(changed.added)} new checkpoints, "
+        f"{len(changed.records)} new or altered records; {len(found.verified)} records verified, "
+        f"{len(found.audits)} audited",
+        soft_wrap=True,
+    )
+    for problem in found.problems:
+        err.print(f"problem: {problem}", soft_wrap=True)
+    reviewing.refuse(found)
+
+
 def _scrutiny(bounds: float, seed: int | None) -> "Scrutiny":
     from benchmark.pipeline.receiving import Scrutiny
 
