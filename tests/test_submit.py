@@ -204,6 +204,7 @@ def test_accepting_again_changes_nothing(honest: HandedIn, accepted: Any) -> Non
     before = state()
     done = accept(accepted, honest.bundle, SCRUTINY)
     assert done.entered == () and state() == before
+    assert "mine is on this board already, with the same authors" in done.validation.notes[0]
     said = accepted.root / "reports" / "submissions" / "my-entry.json"
     assert submissions.read(said).contact == "ada@example.org"
 
