@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from handed_in import (
 from benchmark import cli, records, submissions
 from benchmark.comparison import adjusted, head_to_head
 from benchmark.errors import BenchmarkError, ManifestError, RecordError, UnknownName
-from benchmark.manifest import Manifest, encode, read_manifest
-from benchmark.pipeline import Draw, audit_all, receiving, report, results
+from benchmark.manifest import Checkpoint, Manifest, checkpoint_id, encode, read_manifest
+from benchmark.pipeline import Draw, audit_all, evaluate_all, receiving, report, results
 from benchmark.pipeline.comparing import compare
 from benchmark.pipeline.receiving import accept, validate
 from benchmark.pipeline.submitting import manifest_patch, submit, write_draft
@@ -88,6 +89,29 @@ def test_patches_of_first_and_last_entries(honest: HandedIn, tmp_path: Path) -> 
             patch = manifest_patch(whole, chosen)
             subprocess.run(["git", "apply", "-"], cwd=tmp_path, check=True, input=patch, text=True)
             assert path.read_bytes() == encode(whole)
+
+
+def test_a_patch_of_a_large_manifest_has_its_additions_alone(
+    honest: HandedIn, tmp_path: Path
+) -> None:
+    (pattern,) = (e for e in honest.author.manifest().checkpoints if e.id == MINE)
+
+    def seeded(seed: int) -> Checkpoint:
+        changed = pattern.model_copy(update={"seed": seed})
+        return changed.model_copy(update={"id": checkpoint_id(changed)})
+
+    every = sorted((seeded(seed) for seed in range(3_000)), key=lambda entry: entry.id)
+    whole, chosen = Manifest(checkpoints=tuple(every)), every[5::10]
+    size = len(pattern.model_dump_json(indent=1).splitlines())
+    marks = Counter(line[0] for line in manifest_patch(whole, chosen).splitlines()[3:])
+    assert marks == {"@": 300, " ": 1_800, "+": 300 * size}
+    rest = tuple(entry for number, entry in enumerate(every) if number % 10 != 5)
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    path = tmp_path / "checkpoints_manifest.json"
+    path.write_bytes(encode(Manifest(checkpoints=rest)))
+    patch = manifest_patch(whole, chosen)
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, check=True, input=patch, text=True)
+    assert path.read_bytes() == encode(whole)
 
 
 def test_the_comparison_is_that_of_paired_tests(honest: HandedIn) -> None:
@@ -157,6 +181,8 @@ def test_the_row_is_on_the_board_without_the_methods_code(accepted: Any) -> None
     assert 'href="https://example.org/mine"' in text
     assert "re-checkable" in board
     assert "narrow" in (site / FAST.id / "board.csv").read_text().splitlines()[0]
+    entries = accepted.manifest().checkpoints
+    assert evaluate_all(accepted, entries, FAST, "quick", with_evidence=True) == []
     paths = [records.record_path(accepted.results, FAST.id, name) for name in (MINE, SPARSEST)]
     assert all(one.findings == () for one in verify_all(accepted, paths, share=1.0, seed=0))
     assert compare(accepted, [MINE, SPARSE], FAST.id).meetings
@@ -178,6 +204,7 @@ def test_accepting_again_changes_nothing(honest: HandedIn, accepted: Any) -> Non
     before = state()
     done = accept(accepted, honest.bundle, SCRUTINY)
     assert done.entered == () and state() == before
+    assert "mine is on this board already, with the same authors" in done.validation.notes[0]
     said = accepted.root / "reports" / "submissions" / "my-entry.json"
     assert submissions.read(said).contact == "ada@example.org"
 
@@ -380,3 +407,8 @@ def test_an_author_may_bring_controls(honest: HandedIn, tmp_path: Path) -> None:
     done = accept(board, made.bundle, SCRUTINY)
     assert done.entered == (MINE, SPARSEST)
     assert read_manifest(board.manifest_path) == honest.author.manifest()
+    forged = forgery(made.bundle)
+    forged.entry(RANDOM)["authors"] = ["Eve"]
+    problems = validate(honest.board, forged.write(tmp_path / "forged"), SCRUTINY).problems
+    assert [str(one).partition(" of ")[0] for one in problems[:1]] == ["expected authors"]
+    assert "as on the board, got '('Eve',)'" in str(problems[0])

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import methods
 from benchmark import outcomes as measured
 from benchmark import records, submissions
 from benchmark.bundles import Kept, check_files, snapshot
@@ -180,7 +181,7 @@ def accept(project: Project, source: Path, scrutiny: Scrutiny, watch: Watch = si
             # Another one may have come in meanwhile.
             case.manifest = project.manifest()
             for problem in (*_against_board(case), *_names(case)):
-                raise problem
+                raise problem  # the first
             return _enter(case, found)
 
 
@@ -460,6 +461,22 @@ def _names(case: _Case) -> Iterator[BenchmarkError]:
             )
             return
     yield from _submission_name(case)
+    _note_owner(case)
+
+
+def _note_owner(case: _Case) -> None:
+    """Says where a name is known, since no file can tell who hands in more of a method."""
+    name = case.submission.method.name
+    if any(entry.method.partition(":")[0] == name for entry in case.manifest.checkpoints):
+        case.notes.append(
+            f"{name} is on this board already, with the same authors; whether it is they who hand "
+            "this in, ask them"
+        )
+    elif name in methods.names():
+        # Not loaded: what is handed in may have come with code.
+        case.notes.append(
+            f"a method {name} is installed here and not on this board; compare its authors"
+        )
 
 
 def _folded(title: str) -> str:

@@ -4,7 +4,7 @@ import difflib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,6 +41,9 @@ from benchmark.protocols import ASKED_FOR, PROTOCOLS, Protocol, protocol
 from benchmark.submissions import COMPARISON, SUBMISSION, Draft
 
 DRAFT, PATCH = "submission.toml", "manifest.patch"
+
+# Lines around a change in a patch.
+_CONTEXT = 3
 
 
 @dataclass(frozen=True)
@@ -324,14 +327,82 @@ def manifest_patch(manifest: Manifest, entries: Sequence[Checkpoint]) -> str:
         manifest: may have the entries already; the change is that of a manifest without them.
         entries: to add.
     """
-    added = {entry.id for entry in entries}
-    before = Manifest(checkpoints=tuple(e for e in manifest.checkpoints if e.id not in added))
-    after = before
-    for entry in entries:
-        after = after.with_entry(entry)
-    old, new = (encode(one).decode().splitlines(keepends=True) for one in (before, after))
-    diff = difflib.unified_diff(old, new, f"a/{MANIFEST}", f"b/{MANIFEST}")
-    return "".join([f"diff --git a/{MANIFEST} b/{MANIFEST}\n", *diff])
+    added = {entry.id: entry for entry in entries}
+    rest = [entry for entry in manifest.checkpoints if entry.id not in added]
+    whole = sorted([*rest, *added.values()], key=lambda entry: entry.id)
+    old, new = (_lines(one) for one in (rest, whole))
+    head = f"diff --git a/{MANIFEST} b/{MANIFEST}\n"
+    if not rest or rest != [entry for entry in whole if entry.id not in added]:
+        # The first entries of all, or a manifest that was out of order.
+        diff = difflib.unified_diff(old, new, f"a/{MANIFEST}", f"b/{MANIFEST}")
+        return "".join([head, *diff])
+    changes = _inserted(_blocks(old), _blocks(new), [entry.id in added for entry in whole])
+    return "".join([head, f"--- a/{MANIFEST}\n", f"+++ b/{MANIFEST}\n", *_hunks(changes)])
+
+
+def _lines(entries: Sequence[Checkpoint]) -> list[str]:
+    return encode(Manifest(checkpoints=tuple(entries))).decode().splitlines(keepends=True)
+
+
+# A line of a diff without its mark, and that mark.
+_Change = tuple[str, str]
+
+
+def _blocks(lines: Sequence[str]) -> list[list[str]]:
+    """Returns a manifest's lines in blocks: what stands before the entries, each entry, the rest.
+
+    Entries are compared with their own kind: the time of a diff of all lines grows with the square
+    of their number.
+    """
+    starts = [number for number, line in enumerate(lines) if line == "  {\n"]
+    ends = [*starts, len(lines) - 2]
+    return [
+        list(lines[start:end]) for start, end in zip([0, *ends], [*ends, len(lines)], strict=True)
+    ]
+
+
+def _inserted(
+    old: Sequence[list[str]], new: Sequence[list[str]], is_new: Sequence[bool]
+) -> list[_Change]:
+    """Returns the lines of a manifest with the entries that are new marked.
+
+    Args:
+        old: blocks of the manifest without them.
+        new: blocks of the manifest with them.
+        is_new: of each entry.
+    """
+    known = iter(old)
+    changes: list[_Change] = []
+    for block, added in zip(new, [False, *is_new, False], strict=True):
+        if added:
+            changes += [("+", line) for line in block]
+            continue
+        # The last entry has no comma, so that may come or go.
+        for before, after in zip(next(known), block, strict=True):
+            same = before == after
+            changes += [(" ", after)] if same else [("-", before), ("+", after)]
+    return changes
+
+
+def _hunks(changes: Sequence[_Change]) -> Iterator[str]:
+    """Yields the parts of a unified diff around what changed, with three lines of context."""
+    touched = [number for number, (mark, _) in enumerate(changes) if mark != " "]
+    spans: list[list[int]] = []
+    for number in touched:
+        if spans and number - spans[-1][1] <= 2 * _CONTEXT:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    before = after = done = 0
+    for first, last in spans:
+        start, stop = max(0, first - _CONTEXT), last + 1 + _CONTEXT
+        before += sum(mark != "+" for mark, _ in changes[done:start])
+        after += sum(mark != "-" for mark, _ in changes[done:start])
+        part = changes[start:stop]
+        sizes = (sum(mark != "+" for mark, _ in part), sum(mark != "-" for mark, _ in part))
+        yield f"@@ -{before + 1},{sizes[0]} +{after + 1},{sizes[1]} @@\n"
+        yield from (mark + line for mark, line in part)
+        before, after, done = before + sizes[0], after + sizes[1], start + len(part)
 
 
 # --- Drafts ---------------------------------------------------------------------------------------
