@@ -169,7 +169,7 @@ files = ["$module", "tests"]
 
 README = """# $title
 
-A pruning method for [robustprune](https://pypi.org/project/robustprune/), registered as `$name`.
+A pruning method for robustprune, registered as `$name`.
 
 ```
 pip install --editable .
