@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
@@ -105,7 +105,10 @@ class Report:
 
 
 def examined(
-    source: Source, limits: Limits | None = None, notice: Notice = lambda done, total, text: None
+    source: Source,
+    limits: Limits | None = None,
+    notice: Notice = lambda done, total, text: None,
+    checks: Sequence[str] = tuple(CHECKS),
 ) -> Report:
     """Returns what the examination of a method finds; its code runs in a child process alone.
 
@@ -113,6 +116,7 @@ def examined(
         source: where the method lies.
         limits: of time and memory.
         notice: told of each check: how many are done, of how many, and which runs.
+        checks: which of `CHECKS` to make.
 
     Raises:
         WorkerLost: the child did not start, which is not the method's doing.
@@ -121,19 +125,20 @@ def examined(
     report = Report(source.spelling or source.file)
     answers: dict[str, Answer] = {}
     start = time.monotonic()
-    with _child(source, limits) as child:
+    with _child(source, limits, checks) as child:
         told = _Told()
         for message in child.messages(limits):
             told.take(message, answers, report)
             if message.get("kind") in ("check", "case"):
-                notice(len(answers), len(CHECKS) + 1, told.what)
+                notice(len(answers), len(checks) + 1, told.what)
         end = child.ending()
     report.seconds = time.monotonic() - start
     if not told.ready:
         raise WorkerLost(f"expected a process that examines the method, got {end or 'none'}")
     broken = "" if told.ended or answers.get("loads", Answer()).problems else told.ending(end)
     answers["finishes"] = Answer((broken,) if broken else ())
-    report.findings = [_finding(name, answers.get(name), broken) for name in _order()]
+    asked = [name for name in _order() if name in OUTER or name in checks]
+    report.findings = [_finding(name, answers.get(name), broken) for name in asked]
     return report
 
 
@@ -252,13 +257,14 @@ def _decoded(lines: list[bytes]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _child(source: Source, limits: Limits) -> Iterator[_Child]:
+def _child(source: Source, limits: Limits, checks: Sequence[str]) -> Iterator[_Child]:
     """Starts a child in a session and a folder of its own; ends all of the session."""
     here, there = os.pipe()
     job = {
         **asdict(source),
         "pipe": there,
         "digests": False,
+        "checks": list(checks),
         # So that a method that takes too much is told by how much, up to twice the limit.
         "memory": 2 * limits.megabytes,
     }

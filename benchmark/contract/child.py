@@ -50,17 +50,18 @@ def main() -> None:
             _limit_memory(job["memory"])
             _digests(source, Path(scratch), say)
             return
-        with _second_process(job) as elsewhere:
+        # Where nobody asks for it, it is not started: that takes as long as all the rest.
+        alone = contextlib.nullcontext() if "processes" not in job["checks"] else None
+        with alone or _second_process(job) as elsewhere:
             _limit_memory(job["memory"])
-            _examine(source, Path(scratch), elsewhere, say)
+            subject = _load(source, Path(scratch), say)
+            if subject is not None:
+                subject.elsewhere = elsewhere
+                _examine(subject, job["checks"], say)
 
 
-def _examine(
-    source: Source,
-    scratch: Path,
-    elsewhere: Callable[[], dict[str, str]],
-    say: Callable[..., None],
-) -> None:
+def _load(source: Source, scratch: Path, say: Callable[..., None]) -> Subject | None:
+    """Returns the method, None if it does not load as it should."""
     say("check", name="loads")
     problem = ""
     with watched() as seen:
@@ -74,12 +75,15 @@ def _examine(
         problem = f"{seen.moved[0]} changed while it loaded"
     say("answer", name="loads", problems=[problem] if problem else [], detail="", skipped="")
     if problem:
-        return
-    subject = Subject(spelling, notice=lambda text: say("case", text=text))
-    subject.elsewhere = elsewhere
-    say("method", name=subject.name, spelling=spelling)
+        return None
+    say("method", spelling=spelling)
+    return Subject(spelling, notice=lambda text: say("case", text=text))
+
+
+def _examine(subject: Subject, checks: list[str], say: Callable[..., None]) -> None:
+    """Makes the checks, and says what each finds."""
     failed = False
-    for name in CHECKS:
+    for name in checks:
         say("check", name=name)
         answer = ask(subject, name)
         failed |= bool(answer.problems)
@@ -91,7 +95,7 @@ def _examine(
             seconds=facts.seconds,
             megabytes=facts.megabytes,
         )
-    if not failed and subject.name in methods.own_names():
+    if not failed and checks == list(CHECKS) and subject.name in methods.own_names():
         cells = handbook.in_words(subject.kind, failures(subject))
         line = handbook.row(subject.name, subject.kind.info.summary, cells)
         say("page", text=handbook.page(subject.name), row=line)
