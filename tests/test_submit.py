@@ -331,6 +331,15 @@ def test_a_draft_that_cannot_be_handed_in_names_the_field(
     assert [path.name for path in tmp_path.iterdir()] == ["submission.toml"]
 
 
+def test_a_method_without_authors_is_told_so_in_one_line(honest: HandedIn, tmp_path: Path) -> None:
+    author = copy_of(honest.board, tmp_path / "author")
+    entered(author, MINE, "snip/digits/cnn-tiny/adversarial/unstructured-90/seed0", authors=())
+    (tmp_path / "submission.toml").write_text(DRAFT)
+    with pytest.raises(ManifestError, match=r"^method.authors: .*; give the method's Info") as said:
+        submit(author, tmp_path, SCRUTINY)
+    assert str(said.value).isprintable() and "pydantic" not in str(said.value)
+
+
 def test_a_folder_without_a_draft(honest: HandedIn, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="found no such file; write one with .* --init"):
         submit(honest.author, tmp_path, SCRUTINY)
