@@ -10,7 +10,16 @@ import sys
 import typer
 
 # Importing the commands registers them, in the order in which help lists them.
-from benchmark.cli import boards, comparing, evidence, exporting, submitting, weights  # noqa: F401
+from benchmark.cli import (  # noqa: F401
+    boards,
+    comparing,
+    evidence,
+    exporting,
+    submitting,
+    trusting,
+    weights,
+    writing,
+)
 from benchmark.cli import doctor as _doctor  # noqa: F401
 from benchmark.cli.base import app, err
 from benchmark.errors import BenchmarkError
