@@ -467,12 +467,13 @@ def _names(case: _Case) -> Iterator[BenchmarkError]:
 def _note_owner(case: _Case) -> None:
     """Says where a name is known, since no file can tell who hands in more of a method."""
     name = case.submission.method.name
-    if any(entry.method.partition(":")[0] == name for entry in case.manifest.checkpoints):
+    others = [entry for entry in case.manifest.checkpoints if entry.id not in case.ids]
+    if any(entry.method.partition(":")[0] == name for entry in others):
         case.notes.append(
             f"{name} is on this board already, with the same authors; whether it is they who hand "
             "this in, ask them"
         )
-    elif name in methods.names():
+    elif len(others) == len(case.manifest.checkpoints) and name in methods.names():
         # Not loaded: what is handed in may have come with code.
         case.notes.append(
             f"a method {name} is installed here and not on this board; compare its authors"

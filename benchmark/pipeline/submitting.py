@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pydantic import ValidationError
+
 import methods
 from benchmark import records, submissions
 from benchmark.bundles import pack
@@ -16,7 +18,7 @@ from benchmark.digests import sha256_of_file
 from benchmark.errors import ManifestError, RecordError, UnknownName, shorten
 from benchmark.files import write_atomically
 from benchmark.leaderboard import is_control
-from benchmark.manifest import Checkpoint, Manifest, encode
+from benchmark.manifest import Checkpoint, Manifest, encode, explain
 from benchmark.pipeline.bringing import bring
 from benchmark.pipeline.evaluating import evaluate_all
 from benchmark.pipeline.project import MANIFEST, Project, Watch, silent
@@ -196,11 +198,10 @@ def _described(draft: Draft, entries: Sequence[Checkpoint]) -> submissions.Submi
         return submissions.SubmittedMethod.model_validate(
             {"name": said.name, "licence": said.licence, "summary": summary, **known}
         )
-    except ValueError as error:
-        reason = shorten(str(error).replace("\n", " "), 200)
+    except ValidationError as error:
         raise ManifestError(
-            f"method: expected a title, authors and an https address of the code in {first.id}, "
-            f"got '{reason}'; correct the method's file and compress again"
+            f"method.{explain(error)}, as in {first.id}; give the method's Info a title, authors "
+            "and an https address of its code or none, and compress again"
         ) from error
 
 
