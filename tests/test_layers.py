@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("benchmark.objectives", "benchmark.unrolling"),
     ("benchmark.training", "benchmark.evaluations"),
-    ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest"),
+    ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest", "benchmark.foreign"),
     ("benchmark.outcomes", "benchmark.reported", "benchmark.statistics"),
     ("benchmark.flags", "benchmark.evidence", "benchmark.challenges"),
     ("benchmark.records", "benchmark.submissions"),

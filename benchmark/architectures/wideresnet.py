@@ -53,7 +53,9 @@ class WideResNet(nn.Module):
     # The public code makes this stage and never calls it, so public checkpoints hold its weights.
     dead_modules: ClassVar[tuple[str, ...]] = ("sub_block1",)
 
-    def __init__(self, shape: Shape, classes: int, *, depth: int, widen: int) -> None:
+    def __init__(
+        self, shape: Shape, classes: int, *, depth: int, widen: int, copied: bool = True
+    ) -> None:
         """Makes the network; see `WideResNet`.
 
         Args:
@@ -61,12 +63,14 @@ class WideResNet(nn.Module):
             classes: number of logits.
             depth: 6n + 4 for stages of n blocks.
             widen: the stages have 16, 32 and 64 times as many channels.
+            copied: with the unused copy of the first stage.
         """
         super().__init__()
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(shape[0], 16, 3, padding=1, bias=False)
         self.block1 = _stage(blocks, 16, 16 * widen, 1)
-        self.sub_block1 = _stage(blocks, 16, 16 * widen, 1)
+        if copied:
+            self.sub_block1 = _stage(blocks, 16, 16 * widen, 1)
         self.block2 = _stage(blocks, 16 * widen, 32 * widen, 2)
         self.block3 = _stage(blocks, 32 * widen, 64 * widen, 2)
         self.bn1 = nn.BatchNorm2d(64 * widen)
@@ -90,3 +94,13 @@ def wrn_28_4(shape: Shape, classes: int) -> nn.Module:
 def wrn_28_10(shape: Shape, classes: int) -> nn.Module:
     """Returns WRN-28-10 for (C, H, W) inputs."""
     return WideResNet(shape, classes, depth=28, widen=10)
+
+
+def wrn_34_10(shape: Shape, classes: int) -> nn.Module:
+    """Returns WRN-34-10 for (C, H, W) inputs."""
+    return WideResNet(shape, classes, depth=34, widen=10)
+
+
+def wrn_16_8(shape: Shape, classes: int) -> nn.Module:
+    """Returns ATMC's WRN-16-8 for (C, H, W) inputs, whose code makes no unused copy."""
+    return WideResNet(shape, classes, depth=16, widen=8, copied=False)
