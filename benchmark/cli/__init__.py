@@ -15,6 +15,7 @@ from benchmark.cli import (  # noqa: F401
     comparing,
     evidence,
     exporting,
+    importing,
     submitting,
     trusting,
     weights,

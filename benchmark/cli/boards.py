@@ -39,8 +39,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="methods, checkpoints, protocols, data, architectures, objectives, recipes or "
-            "reported."
+            help="methods, checkpoints, protocols, data, architectures, objectives, recipes, "
+            "reported or apbench."
         ),
     ] = "methods",
 ) -> None:
@@ -153,6 +153,25 @@ def _list_reported() -> Listing:
     ]
 
 
+def _list_apbench() -> Listing:
+    from benchmark.foreign.apbench import links
+
+    heads = ("checkpoint", "method", "data", "architecture", "structure", "sparsity", "clean")
+    return (*heads, "format"), [
+        (
+            link.key,
+            link.method,
+            link.dataset,
+            link.architecture,
+            link.structure or "not stated",
+            f"{100 * link.sparsity:g}%",
+            f"{100 * link.clean_accuracy:.2f}",
+            link.format,
+        )
+        for link in links().values()
+    ]
+
+
 _LISTINGS: dict[str, Callable[[], Listing]] = {
     "methods": _list_methods,
     "checkpoints": _list_checkpoints,
@@ -162,6 +181,7 @@ _LISTINGS: dict[str, Callable[[], Listing]] = {
     "objectives": _list_objectives,
     "recipes": _list_recipes,
     "reported": _list_reported,
+    "apbench": _list_apbench,
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmark.architectures import ARCHITECTURES, Classifier
-from benchmark.architectures.base import Shape, assemble
+from benchmark.architectures.base import assemble
 from benchmark.datasets import Description
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import ContractError, ManifestError, shorten

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmark.errors import ManifestError, lookup
+from benchmark.foreign.keras import flattened
 from benchmark.foreign.masks import (
     State,
     density_in,
@@ -153,6 +154,17 @@ def _twinrep(state: State, _: Question) -> State:
 
 def _li20(state: State, _: Question) -> State:
     return from_masks(without_copies(state))
+
+
+def _bap(state: State, _: Question) -> State:
+    first = state.get("2.weight")
+    before = state.get("1.weight")
+    if first is None or before is None or first.shape[1] % before.shape[0]:
+        raise ManifestError(
+            "expected two convolutions and two linear layers of a Keras lenet5, got others; "
+            "convert the network to a torch state dict"
+        )
+    return {**state, "2.weight": flattened(first, before.shape[0])}
 
 
 def _atmc(state: State, _: Question) -> State:
@@ -318,6 +330,23 @@ FORMATS: dict[str, Format] = {
                 ),
             },
             architectures=("lenet5-caffe", "resnet18", "resnet34", "wrn-16-8"),
+        ),
+        Format(
+            name="bap",
+            title="Blind adversarial pruning (BAP)",
+            code="https://github.com/Lixin-Qian/BAP",
+            layout="a Keras `.h5` of `lenet5`, zeros among its kernels; needs the extra `keras`",
+            inputs="as they are",
+            marks=(),
+            resolve=_bap,
+            scalings={},
+            renamed=(
+                (r"^0\.", "features.0."),
+                (r"^1\.", "features.3."),
+                (r"^2\.", "classifier.0."),
+                (r"^3\.", "classifier.2."),
+            ),
+            architectures=("lenet5",),
         ),
         Format(
             name="robustbench",

@@ -188,8 +188,8 @@ def _composed(layer: str, parts: list[Tensor | None]) -> Tensor:
     first, second, third = parts
     if first is None or second is None or third is None:
         raise ManifestError(
-            f"expected weightA, weightB and weightC in '{shorten(layer)}', found not all; bring the "
-            "original file"
+            f"expected weightA, weightB and weightC in '{shorten(layer)}', found not all; bring "
+            "the original file"
         )
     a, b = first.flatten(1), second.flatten(1)
     outputs, inputs = third.flatten(1).shape
