@@ -43,10 +43,14 @@ def _masked(weight: Tensor, kept: Tensor) -> Tensor:
 
 def top_share(scores: Tensor, removed: int) -> Tensor:
     """Returns a bool tensor, False at the `removed` smallest magnitudes; of equals the first."""
-    order = scores.abs().flatten().sort(stable=True).indices
-    kept = torch.ones(scores.numel(), dtype=torch.bool)
-    kept[order[:removed]] = False
-    return kept.view(scores.shape)
+    magnitudes = scores.abs().flatten()
+    if removed <= 0:
+        return torch.ones(scores.shape, dtype=torch.bool)
+    # Where the last to go is, without sorting millions.
+    threshold = magnitudes.kthvalue(min(removed, len(magnitudes))).values
+    below, level = magnitudes < threshold, magnitudes == threshold
+    first = level & (level.cumsum(0) <= removed - int(below.sum()))
+    return ~(below | first).view(scores.shape)
 
 
 def from_scores(state: State, part: str, density: float) -> State:

@@ -36,6 +36,20 @@ COUNTS = [
     ("lenet3", MNIST, 10, (3_273_504, 1_130, 0)),
     ("vgg16-bn", CIFAR, 10, (15_302_848, 522, 8_448)),
     ("resnet18", CIFAR, 10, (11_164_352, 10, 9_600)),
+    # The convolutions of vgg16-bn have 14_710_464 weights and 4_224 outputs.
+    ("vgg16-bn-512", CIFAR, 10, (14_710_464 + 5_120, 4_224 + 10, 8_448)),
+    ("vgg16-bn-twinrep", CIFAR, 10, (14_710_464 + 5_120, 10, 8_448)),
+    ("vgg16-bn-mad", CIFAR, 10, (14_710_464 + 5_120, 10, 8_448)),
+    ("vgg16-bn-li20", CIFAR, 10, (14_710_464 + 512 * 512 + 5_120, 522, 8_448 + 1_024)),
+    ("vgg16-bn-pwoa", CIFAR, 10, (15_302_848, 4_224 + 522, 8_448)),
+    (
+        "vgg16-bn-4096",
+        CIFAR,
+        10,
+        (14_710_464 + 4_096 * (512 + 4_096 + 10), 4_224 + 8_192 + 10, 8_448 + 16_384),
+    ),
+    ("preact-resnet18", CIFAR, 10, (11_164_352, 10, 7_808)),
+    ("wrn-34-10", CIFAR, 10, (48_237_232, 10, 25_344)),
     ("wrn-28-4", CIFAR, 10, (6_110_128, 10, 8_128)),
     ("wrn-28-10", CIFAR, 10, (38_099_632, 10, 20_224)),
     ("resnet50", IMAGENET, 1000, (25_502_912, 1_000, 53_120)),
@@ -450,7 +464,7 @@ def test_answers_in_eval_mode_do_not_depend_on_the_batch(name, shape):
 @pytest.mark.parametrize("name", [entry for entry in ARCHITECTURES])
 def test_nothing_happens_in_place(name):
     shape = {"cnn-tiny": DIGITS, "resnet50": IMAGENET}.get(name, MNIST)
-    model = on_meta(name, CIFAR if name == "vgg16-bn" else shape)
+    model = on_meta(name, CIFAR if name.startswith("vgg16-bn") else shape)
     assert not [key for key, module in model.named_modules() if getattr(module, "inplace", False)]
 
 
@@ -627,7 +641,17 @@ def test_table_is_keyed_by_name_and_says_where_each_network_comes_from():
         "lenet3",
         "lenet-radmm",
         "vgg16-bn",
+        "vgg16-bn-512",
+        "vgg16-bn-4096",
+        "vgg16-bn-li20",
+        "vgg16-bn-mad",
+        "vgg16-bn-pwoa",
+        "vgg16-bn-twinrep",
         "resnet18",
+        "resnet34",
+        "preact-resnet18",
+        "wrn-16-8",
+        "wrn-34-10",
         "wrn-28-4",
         "wrn-28-10",
         "resnet50",

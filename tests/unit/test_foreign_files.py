@@ -353,7 +353,7 @@ def test_what_is_no_file_of_weights_is_named(data: bytes, word: str) -> None:
 
 
 def test_programs_and_other_byte_orders() -> None:
-    assert "TorchScript" in refused(_zip_of(pickle.dumps({}, 2), code__net="x = 1".encode()))
+    assert "TorchScript" in refused(_zip_of(pickle.dumps({}, 2), code__net=b"x = 1"))
     assert "byte order" in refused(_zip_of(pickle.dumps({}, 2), byteorder=b"big"))
     assert "zip archive of 1" in refused(_zip_of(b"").replace(b"data.pkl", b"data.txt"))
 
