@@ -17,7 +17,6 @@ from benchmark.cli import (  # noqa: F401
     exporting,
     importing,
     submitting,
-    trusting,
     weights,
     writing,
 )

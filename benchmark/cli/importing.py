@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from benchmark.cli.base import Seed, app, out, print_table, progress_bar, where
+from benchmark.cli.trusting import bring
 from benchmark.errors import ContractError, lookup, shorten
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
@@ -19,14 +20,20 @@ _MOST_PRINTED = 120
 
 @app.command("import")
 def import_checkpoint(
-    file: Annotated[str, typer.Argument(help="File of weights; with --from, a key of its table.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="File of weights; with --from, a key of its table; with --trust, FILE.py:factory, "
+            "a function that returns a torch.nn.Module."
+        ),
+    ],
     source_table: Annotated[
         str, typer.Option("--from", help="Take the file from a table of links: apbench.")
     ] = "",
     format_name: Annotated[
         str, typer.Option("--format", help="auto, or a format of docs/importing.md.")
     ] = "auto",
-    dataset: Annotated[str, typer.Option(help="Data set of its training.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="What it classifies.")] = "",
     method: Annotated[str, typer.Option(help="Method's name; default: the format's.")] = "",
     objective: Annotated[str, typer.Option(help="Training loss.")] = "",
     structure: Annotated[str, typer.Option(help="unstructured, filter or channel.")] = "",
@@ -43,7 +50,7 @@ def import_checkpoint(
     ] = "",
     seed: Seed = 0,
     source: Annotated[str, typer.Option(help="Whose training; default: the method's.")] = "",
-    display_name: Annotated[str, typer.Option(help="For tables.")] = "",
+    title: Annotated[str, typer.Option(help="Name in tables; default: the method's.")] = "",
     author: Annotated[list[str] | None, typer.Option(help="Of the method; repeatable.")] = None,
     paper: Annotated[str, typer.Option(help="Of the method.")] = "",
     code: Annotated[str, typer.Option(help="Address of the method's code.")] = "",
@@ -52,15 +59,49 @@ def import_checkpoint(
     least_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of 100 images to get right.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Run a Python file, in a process of its own: it may do anything that you may do.",
+        ),
+    ] = False,
+    name: Annotated[
+        str, typer.Option(help="With --trust, of the architecture: lower-case words and hyphens.")
+    ] = "",
+    seconds: Annotated[
+        int, typer.Option(min=1, help="With --trust, that the file's process may take.")
+    ] = 300,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what was recognised; write nothing.")
     ] = False,
 ) -> None:
-    """Converts a checkpoint that others made, and enters it into the manifest.
+    """Brings a checkpoint that others made, or any network of torch, into the project.
 
-    Nothing in the file is run. It is refused if a tensor is missing or left over, if it has another
-    sparsity than claimed, or if its network guesses.
+    Nothing in a file of weights is run. It is refused if a tensor is missing or left over, if it
+    has another sparsity than claimed, or if its network guesses. A Python file runs once and only
+    with --trust, in a process of its own; nobody who uses the checkpoint runs it again.
     """
+    if trust or file.partition(":")[0].endswith(".py"):
+        bring(
+            file,
+            dataset=dataset,
+            method=method,
+            objective=objective,
+            name=name,
+            trust=trust,
+            title=title,
+            structure=structure or "unstructured",
+            sparsity=sparsity,
+            seed=seed,
+            authors=author or (),
+            paper=paper,
+            code=code,
+            licence=licence,
+            extra_data=extra_data,
+            seconds=seconds,
+        )
+        return
     from benchmark.datasets import describe
     from benchmark.foreign import Request
     from benchmark.pipeline.importing import Said, prepare, store
@@ -79,6 +120,8 @@ def import_checkpoint(
                 f"expected to know what {file} had removed as a unit, which its source does not "
                 "say; give --structure"
             )
+    if not dataset:
+        raise ContractError("expected what the network classifies, got none; give --dataset")
     structure = structure or "unstructured"
     lookup("structure", structure, dict.fromkeys(STRUCTURES))
     request = Request(
@@ -96,7 +139,7 @@ def import_checkpoint(
         objective=objective,
         seed=seed,
         source=source,
-        display_name=display_name,
+        display_name=title,
         authors=tuple(author or ()),
         paper=paper,
         code=code,

@@ -1,53 +1,66 @@
-"""The command that brings a network as a Python file: import --trust."""
+"""What `import --trust` does: bring a network as a Python file."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from benchmark.cli.base import Seed, app, out, where
-from benchmark.errors import ContractError, lookup
+from benchmark.cli.base import out, where
+from benchmark.errors import ContractError, lookup, shorten
 
 
-@app.command("import")
-def import_(
-    source: Annotated[
-        str, typer.Argument(help="FILE.py:factory, a function that returns a torch.nn.Module.")
-    ],
-    dataset: Annotated[str, typer.Option(help="What it classifies.")],
-    method: Annotated[str, typer.Option(help="What pruned it; dense for nothing.")],
-    objective: Annotated[str, typer.Option(help="Training loss.")],
-    name: Annotated[
-        str, typer.Option(help="Of the architecture: lower-case words joined by hyphens.")
-    ],
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Run the file, in a process of its own: it may do anything that you may do.",
-        ),
-    ] = False,
-    title: Annotated[str, typer.Option(help="Name in tables; default: the method's.")] = "",
-    structure: Annotated[
-        str, typer.Option(help="unstructured, filter or channel.")
-    ] = "unstructured",
-    sparsity: Annotated[str, typer.Option(help="Claimed; default: what is counted.")] = "",
-    seed: Seed = 0,
-    author: Annotated[list[str] | None, typer.Option(help="Of the method; repeat it.")] = None,
-    paper: Annotated[str, typer.Option(help="Reference of the method.")] = "",
-    code: Annotated[str, typer.Option(help="Address of the method's code.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
-    extra_data: Annotated[str, typer.Option(help="Training data beyond the data set's own.")] = "",
-    seconds: Annotated[int, typer.Option(min=1, help="The file's process may take.")] = 300,
+def bring(
+    source: str,
+    *,
+    dataset: str,
+    method: str,
+    objective: str,
+    name: str,
+    trust: bool,
+    title: str,
+    structure: str,
+    sparsity: float | None,
+    seed: int,
+    authors: Sequence[str],
+    paper: str,
+    code: str,
+    licence: str,
+    extra_data: str,
+    seconds: int,
 ) -> None:
-    """Brings any network of torch into the project, as data.
+    """Brings any network of torch into the project, as data, and prints how it went.
 
-    The file runs once and only with --trust, in a process of its own. What comes back is a
+    The file runs once and only if trusted, in a process of its own. What comes back is a
     description of the network and its weights; nobody who uses the checkpoint runs the file again.
+
+    Args:
+        source: FILE.py:factory, a function that returns a torch.nn.Module.
+        dataset: what it classifies.
+        method: what pruned it; dense for nothing.
+        objective: training loss.
+        name: of the architecture: lower-case words joined by hyphens.
+        trust: run the file: it may do anything that the user may do.
+        title: name in tables; empty for the method's.
+        structure: what was removed as a unit.
+        sparsity: claimed; None for what is counted.
+        seed: of training.
+        authors: of the method.
+        paper: reference of the method.
+        code: address of the method's code.
+        licence: of the weights.
+        extra_data: training data beyond the data set's own.
+        seconds: that the file's process may take.
+
+    Raises:
+        ContractError: no FILE.py:factory, or not all that an entry needs.
     """
     from benchmark.pipeline.trusting import Claim, Means, describe_foreign, enter
     from benchmark.pruning import STRUCTURES, as_sparsity
 
+    needed = {"--dataset": dataset, "--method": method, "--objective": objective, "--name": name}
+    if missing := [option for option, value in needed.items() if not value]:
+        raise ContractError(
+            f"expected what an entry of {shorten(source)} must say, got no {', '.join(missing)}; "
+            "give each"
+        )
     file, colon, factory = source.rpartition(":")
     if not colon or not file.endswith(".py") or not factory.isidentifier():
         raise ContractError(
@@ -59,9 +72,9 @@ def import_(
         objective=objective,
         title=title or method,
         structure=lookup("structure", structure, {known: known for known in STRUCTURES}),
-        sparsity=as_sparsity(sparsity) if sparsity else None,
+        sparsity=None if sparsity is None else as_sparsity(sparsity),
         seed=seed,
-        authors=tuple(author or ()),
+        authors=tuple(authors),
         paper=paper,
         code=code,
         licence=licence,

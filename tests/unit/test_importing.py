@@ -15,7 +15,13 @@ from tiny import trained, untrained
 from benchmark.cli import app
 from benchmark.datasets import describe
 from benchmark.downloads import Rules
-from benchmark.errors import DownloadFailed, ManifestError, UnknownName
+from benchmark.errors import (
+    BenchmarkError,
+    ContractError,
+    DownloadFailed,
+    ManifestError,
+    UnknownName,
+)
 from benchmark.foreign import Request
 from benchmark.foreign.apbench import FILE, Link, link, links
 from benchmark.manifest import load_model, read_manifest
@@ -146,6 +152,20 @@ def test_a_dry_run_tells_and_writes_nothing(project: Project, tmp_path: Path) ->
     assert "would enter theirs/digits/" in text and not project.manifest_path.exists()
     assert "entered theirs/digits/" in invoke(project, "import", str(path), *said)
     assert "there already" in invoke(project, "import", str(path), *said)
+
+
+def test_one_command_brings_files_of_weights_and_trusted_code(
+    project: Project, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.py"
+    path.write_text("import torch\ndef make(): return torch.nn.Linear(2, 2)\n")
+    with pytest.raises(ContractError, match="got no --dataset, --method, --objective, --name"):
+        invoke(project, "import", f"{path}:make", "--trust")
+    said = ("--dataset", "digits", "--method", "dense", "--objective", "benign", "--name", "net")
+    with pytest.raises(BenchmarkError, match="--trust"):
+        invoke(project, "import", f"{path}:make", *said)
+    with pytest.raises(ContractError, match="give --dataset"):
+        invoke(project, "import", str(tmp_path / "theirs.pt"))
 
 
 def test_the_command_lists_the_links(project: Project) -> None:
