@@ -30,7 +30,11 @@ from benchmark.errors import BenchmarkError, ContractError, UnknownName
 from benchmark.pruning import measure, prunable_parameters
 
 SMALL = {"cnn-tiny": (1, 8, 8), "resnet50": (3, 32, 32)}
-SKIPPED = ("wrn-28-10",)  # is WRN-28-4 with more channels
+# Those of the same layers as another, with more of them or more channels.
+SKIPPED = (
+    *("wrn-28-10", "wrn-34-10", "wrn-16-8", "resnet34", "vgg16-bn-4096", "vgg16-bn-512"),
+    *("vgg16-bn-mad", "vgg16-bn-twinrep", "vgg16-bn-pwoa"),
+)
 
 
 def network(name: str) -> Classifier:
