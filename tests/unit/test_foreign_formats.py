@@ -16,7 +16,13 @@ from torch import nn
 from benchmark.datasets import describe
 from benchmark.errors import ContractError, ManifestError, UnknownName
 from benchmark.foreign import FORMATS, Request, convert
-from benchmark.foreign.masks import density_in, from_learned_rates, from_masks, from_scores
+from benchmark.foreign.masks import (
+    density_in,
+    from_composition,
+    from_learned_rates,
+    from_masks,
+    from_scores,
+)
 
 ROOT = Path(__file__).parents[2]
 CIFAR_MEAN = [0.4914, 0.4822, 0.4465]
@@ -311,3 +317,17 @@ def test_documentation_lists_every_format() -> None:
         for one in FORMATS.values()
     ]
     assert "\n".join(rows) in text, "write the table anew from FORMATS"
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 5), (5, 3), (4, 4)])
+def test_factors_compose_around_the_identity_of_their_rank(outputs: int, inputs: int) -> None:
+    rank = min(outputs, inputs)
+    a, b, c = torch.randn(rank, inputs), torch.randn(outputs, rank), torch.randn(outputs, inputs)
+    state = {"f.weightA": a, "f.weightB": b, "f.weightC": c, "f.eye_const": torch.eye(rank)}
+    # Which factor the identity belongs to is decided by the inputs: it is B's only below them.
+    expected = b @ a + (b if inputs == rank else a) + c
+    found = from_composition(state)
+    assert found.keys() == {"f.weight"} and torch.allclose(found["f.weight"], expected, atol=1e-5)
+    del state["f.weightB"]
+    with pytest.raises(ManifestError, match="weightA, weightB and weightC"):
+        from_composition(state)
