@@ -156,7 +156,8 @@ def decode(data: bytes) -> dict[str, Tensor]:
     try:
         stored = load(data)
         shapes = _shapes(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        # The last two are torch's, of sizes that no tensor can have.
         raise ManifestError(
             f"expected a whole safetensors file, got '{shorten(str(error))}'; restore the original"
         ) from error
@@ -181,8 +182,10 @@ def _shapes(data: bytes) -> dict[str, list[int]]:
     size = int.from_bytes(data[:8], "little")
     # pydantic's parser bounds its depth by itself. The standard library's trusts the interpreter's
     # recursion limit, and where that was raised a nested header ends the process.
-    header = from_json(data[8 : 8 + size])
-    shapes = from_json(header.get("__metadata__", {}).get(_METADATA, "{}"))
+    metadata = from_json(data[8 : 8 + size]).get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("no table of metadata")
+    shapes = from_json(metadata.get(_METADATA, "{}"))
     if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
         raise ValueError("no table of shapes")
     if sum(math.prod(shape) for shape in shapes.values()) > LARGEST_STATE:

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from random import Random
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def mutate(data: bytes, draw: Random, other: bytes = b"") -> bytes:
         return raw.mutate(data, draw, other)
     try:
         members = members_of(data)
-    except (zipfile.BadZipFile, OSError, ValueError, zlib.error, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, zlib.error, RuntimeError, EOFError):
         return raw.mutate(data, draw, other)
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         members = draw.choice(_WAYS)(members, draw)
@@ -206,7 +207,7 @@ def array_near(data: bytes, draw: Random) -> bytes:
     """Returns the bytes of a .npy file near a given one."""
     try:
         values = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError):
+    except (ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError):
         return raw.mutate(data, draw)
     if draw.random() < 0.6:
         return array(_values_near(values, draw))

@@ -30,7 +30,7 @@ _FORBIDDEN = (
 )
 # Modules that are imported on first use are read, compiled and run from here.
 _LIBRARIES = tuple({sys.prefix, sys.base_prefix, *(str(Path(p).resolve()) for p in sys.path if p)})
-_SYSTEM = ("/proc/", "/sys/", "/dev/null", "/dev/urandom")
+_SYSTEM = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "__editable__")
 
 LONGEST_MESSAGE = 2000
 
@@ -110,6 +110,8 @@ class _Watch:
             self.noted.append(f"{event} {args!r:.80}")
 
     def _allowed(self, event: str, args: tuple[Any, ...]) -> bool:
+        if event == "ctypes.dlopen":
+            return str(args[0]).startswith(_LIBRARIES)
         if event in ("exec", "code.__new__"):
             # Imports run modules; what a file brings along has no path of a library's.
             name = getattr(args[0], "co_filename", "") if event == "exec" else str(args[1])
@@ -201,7 +203,8 @@ def _message_fault(error: BaseException) -> str:
     """Returns what is wrong with an error's message; empty if nothing is."""
     message = str(error)
     if not isinstance(error, OSError) and (not message or not message.isprintable()):
-        return f"{type(error).__name__} at {_line(error)} with a message of other than one line: {message!r:.150}"
+        where = f"{type(error).__name__} at {_line(error)}"
+        return f"{where} with a message of other than one line: {message!r:.150}"
     if len(message) > LONGEST_MESSAGE:
         return (
             f"{type(error).__name__} at {_line(error)} with a message of {len(message)} characters"
@@ -222,7 +225,8 @@ def _again(reader: Reader, value: Any, place: Path) -> str:
     try:
         reader.again(value, place)
     except Exception as error:
-        return f"accepted, but {type(error).__name__} at {_line(error)}: {' '.join(str(error).split())[:200]}"
+        said = " ".join(str(error).split())[:200]
+        return f"accepted, but {type(error).__name__} at {_line(error)}: {said}"
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return ""

@@ -74,13 +74,13 @@ def here(reader: Reader, seed: int, numbers: Iterable[int]) -> Tally:
     tally, seeds = Tally(), reader.seeds()
     with scratch() as folder:
         place = Path(folder).resolve() / "input"
-        _warm(reader, seeds, place)
+        warm(reader, seeds, place)
         for number in numbers:
             tally.add(number, judge(reader, made(reader, seeds, seed, number), place))
     return tally
 
 
-def _warm(reader: Reader, seeds: list[Folder], place: Path) -> None:
+def warm(reader: Reader, seeds: list[Folder], place: Path) -> None:
     """Reads what is sound, so that the first input is not charged for imports and tables."""
     for folder in seeds:
         judge(reader, folder, place)
@@ -126,7 +126,7 @@ def _child(pipe: Connection, reader: Reader, seed: int, numbers: range) -> None:
     seeds = reader.seeds()
     with scratch() as folder:
         place = Path(folder).resolve() / "input"
-        _warm(reader, seeds, place)
+        warm(reader, seeds, place)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _ADDRESS_SPACE,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -24,7 +24,10 @@ def split(data: bytes) -> tuple[dict[str, Any], bytes]:
         ValueError: it is none.
     """
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except RecursionError as error:
+        raise ValueError("too deep") from error
     if not isinstance(header, dict):
         raise ValueError("no header")
     return header, data[8 + size :]
@@ -137,6 +140,17 @@ def _rebuilt(header: dict[str, Any], body: bytes, draw: Random) -> Split:
     return header, bytes(new)
 
 
+def _emptied(header: dict[str, Any], body: bytes, draw: Random) -> Split:
+    """A tensor without entries, of any size in other directions; or no table of metadata."""
+    if draw.random() < 0.3:
+        header["__metadata__"] = draw.choice((None, {}, [], {"robustprune": "{}"}, {"x": "y"}))
+    else:
+        at = draw.choice((0, len(body)))
+        shape = draw.choice([shape for shape in _SHAPES if 0 in shape])
+        header["z"] = {"dtype": draw.choice(_DTYPES[:9]), "shape": shape, "data_offsets": [at, at]}
+    return header, body
+
+
 def _promised(header: dict[str, Any], body: bytes, draw: Random) -> Split:
     """Other shapes of the sparse tensors."""
     said = header.get("__metadata__")
@@ -157,4 +171,15 @@ def _promised(header: dict[str, Any], body: bytes, draw: Random) -> Split:
     return header, body
 
 
-_WAYS = (_edited, _reshaped, _retyped, _moved, _renamed, _rebuilt, _rebuilt, _rebuilt, _promised)
+_WAYS = (
+    _edited,
+    _emptied,
+    _reshaped,
+    _retyped,
+    _moved,
+    _renamed,
+    _rebuilt,
+    _rebuilt,
+    _rebuilt,
+    _promised,
+)

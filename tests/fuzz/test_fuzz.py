@@ -9,7 +9,7 @@ from benchmark.errors import RecordError
 from fuzz import cases
 from fuzz.judging import Reader, judge
 from fuzz.readers import READERS
-from fuzz.running import apart, here, made
+from fuzz.running import apart, here, made, warm
 
 BY_NAME = {reader.name: reader for reader in READERS}
 INPUTS = 200
@@ -19,6 +19,7 @@ each_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: read
 
 @each_reader
 def test_sound_files_are_accepted(reader: Reader, tmp_path: Path) -> None:
+    warm(reader, reader.seeds(), tmp_path / "input")
     verdicts = [judge(reader, folder, tmp_path / "input") for folder in reader.seeds()]
     assert not any(verdict.problem for verdict in verdicts)
     # Pickles are opened by their checksums alone; a cache may hold an archive in a picture's place.
@@ -44,6 +45,7 @@ def test_inputs_depend_on_their_number_alone(reader: Reader) -> None:
 @pytest.mark.parametrize("path", sorted(cases.CASES.glob("*.json")), ids=lambda path: path.stem)
 def test_what_once_failed_fails_no_more(path: Path, tmp_path: Path) -> None:
     name, files = cases.load(path)
+    warm(BY_NAME[name], BY_NAME[name].seeds(), tmp_path / "input")
     assert not judge(BY_NAME[name], files, tmp_path / "input").problem
 
 

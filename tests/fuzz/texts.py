@@ -1,10 +1,15 @@
 """Mutations of JSON that keep most of it JSON, and spellings of it that a reader may trip over."""
 
 import json
+from itertools import islice
 from random import Random
 from typing import Any
 
 from fuzz import raw
+
+# Of a tree, and of what one change may add to it, in characters.
+_MOST_PLACES = 1000
+_LARGEST = 200_000
 
 # Where a value stands: its container, and its key or position there.
 _Place = tuple[Any, Any]
@@ -84,12 +89,12 @@ def changed(tree: Any, draw: Random) -> Any:
 def _places(tree: Any) -> list[_Place]:
     found: list[_Place] = []
     waiting = [tree]
-    while waiting and len(found) < 5000:
+    while waiting and len(found) < _MOST_PLACES:
         here = waiting.pop()
         if isinstance(here, dict | list):
-            keys = list(here) if isinstance(here, dict) else range(len(here))
-            found += [(here, key) for key in keys]
-            waiting += [here[key] for key in keys]
+            keys = list(islice(here, _MOST_PLACES)) if isinstance(here, dict) else range(len(here))
+            found += [(here, key) for key in keys[:_MOST_PLACES]]
+            waiting += [here[key] for key in keys[:_MOST_PLACES]]
     return found
 
 
@@ -111,7 +116,7 @@ def _near(container: Any, key: Any, draw: Random, _: list[_Place]) -> None:
         container[key] = not value
     elif isinstance(value, int | float):
         container[key] = draw.choice(
-            (value + 1, value - 1, -value, value * 10, float(value), value / 3)
+            (value + 1, value - 1, -value, value * 10, float(value % 2**53), value // 3)
         )
     elif isinstance(value, str) and value:
         at = draw.randrange(len(value))
@@ -150,20 +155,21 @@ def _renamed(container: Any, key: Any, draw: Random, _: list[_Place]) -> None:
 
 def _exchanged(container: Any, key: Any, draw: Random, places: list[_Place]) -> None:
     other, name = draw.choice(places)
-    copy = json.loads(json.dumps(other[name], default=str)) if len(places) < 5000 else None
-    container[key] = copy
+    if len(places) < _MOST_PLACES:
+        container[key] = json.loads(json.dumps(other[name], default=str))
 
 
-def _multiplied(container: Any, key: Any, draw: Random, _: list[_Place]) -> None:
+def _multiplied(container: Any, key: Any, draw: Random, places: list[_Place]) -> None:
     """Many of one thing: what a reader does for each of them adds up."""
     value = container[key]
-    count = draw.choice((2, 3, 30, 1000, 20_000))
+    count = draw.choice((2, 3, 3, 30, 30, 1000, 20_000))
     items = value if isinstance(value, list) else [value]
-    small = len(json.dumps(items[:1], default=str)) < 100
+    # Many of many would take the harness longer than the reader.
+    count = min(count, _LARGEST // (1 + len(json.dumps(items[:1], default=str)) + len(places) * 10))
     if isinstance(value, dict) and draw.random() < 0.5:
         value.update({f"{n}": None for n in range(count)})
     else:
-        container[key] = items[:1] * (count if small else min(count, 30))
+        container[key] = items[:1] * max(1, count)
 
 
 def _deepened(container: Any, key: Any, draw: Random, _: list[_Place]) -> None:
