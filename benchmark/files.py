@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmark.errors import ManifestError, StorageError, shorten
 
@@ -22,6 +23,21 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
         StorageError: the folder cannot be made, or the disk is full or read-only; the old file is
             whole and nothing else is left behind.
     """
+    with written(path, durable) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def written(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Gives a stream whose content takes a file's place once the block has ended well.
+
+    Args:
+        path: where to; missing folders are made.
+        durable: wait until the disk has it, so that it survives a loss of power.
+
+    Raises:
+        StorageError: as for `write_atomically`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
@@ -32,7 +48,7 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -223,9 +224,8 @@ def _training(objective: str, stage: str) -> methods.Training:
 
 def listed() -> list[str]:
     """Returns the methods of this project that have a page: its files, without controls."""
-    controls = methods.controls()
-    own = [name for name in methods.names() if name not in controls]
-    return [name for name in own if methods.method(name).__module__.startswith("methods.")]
+    # Without loading any: a package whose method does not load must not end a report.
+    return methods.own_names()
 
 
 def works(name: str) -> dict[str, str]:
@@ -233,14 +233,30 @@ def works(name: str) -> dict[str, str]:
 
     Each combination is run; one that a method declares and that fails nevertheless says so.
     """
-    kind = methods.method(name)
+    failures = {cell: dry_run(name, *cell) for cell in declared(methods.method(name))}
+    return in_words(methods.method(name), failures)
+
+
+Cell = tuple[str, Structure]
+
+
+def declared(kind: type[methods.Method]) -> list[Cell]:
+    """Returns the objectives and structures that a method claims to work with."""
+    pairs = product(OBJECTIVES, STRUCTURES)
+    return [(o, s) for o, s in pairs if not methods.supports(kind, "", Fraction(0), s, o)]
+
+
+def in_words(kind: type[methods.Method], failures: Mapping[Cell, str]) -> dict[str, str]:
+    """Returns a row of the table: in words, what works under each objective.
+
+    Args:
+        kind: the method.
+        failures: why a declared combination fails; empty where it works.
+    """
     cells: dict[str, list[str]] = {objective: [] for objective in OBJECTIVES}
-    for objective, structure in product(OBJECTIVES, STRUCTURES):
-        declared = methods.supports(kind, name, Fraction(0), structure, objective) == ""
-        if declared:
-            failed = dry_run(name, objective, structure)
-            word = _WORDS[structure] if kind.largest_sparsity else "nothing"
-            cells[objective].append(f"{word} FAIL: {failed}" if failed else word)
+    for (objective, structure), failed in failures.items():
+        word = _WORDS[structure] if kind.largest_sparsity else "nothing"
+        cells[objective].append(f"{word} FAIL: {failed}" if failed else word)
     return {objective: ", ".join(dict.fromkeys(words)) for objective, words in cells.items()}
 
 
@@ -269,10 +285,7 @@ def overview(cells: dict[str, dict[str, str]]) -> str:
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
     ]
-    for name, found in cells.items():
-        info = methods.method(name).info
-        row = [f"[`{name}`]({name}.md)", _cell(info.summary), *(w or "–" for w in found.values())]
-        lines.append(f"| {' | '.join(row)} |")
+    lines += [row(name, methods.method(name).info.summary, cells[name]) for name in cells]
     lines += [
         "",
         "Each but `dense` also comes with two sanity controls, `shuffled-<method>` and",
@@ -285,6 +298,49 @@ def overview(cells: dict[str, dict[str, str]]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def row(name: str, summary: str, cells: Mapping[str, str]) -> str:
+    """Returns a method's line of the table."""
+    shown = [f"[`{name}`]({name}.md)", _cell(summary), *(cells[o] or "–" for o in OBJECTIVES)]
+    return f"| {' | '.join(shown)} |"
+
+
+def with_row(overview_page: str, name: str, line: str) -> str:
+    """Returns the page that lists all methods with one line replaced, or put in its place."""
+    before: list[str] = []
+    after: list[str] = []
+    for text in overview_page.splitlines():
+        found = re.match(r"\| \[`([a-z0-9-]+)`\]", text)
+        if found and found[1] == name:
+            continue
+        (after if after or (found and found[1] > name) else before).append(text)
+    if not after:  # it is the last one
+        last = max(number for number, text in enumerate(before) if text.startswith("|"))
+        before, after = before[: last + 1], before[last + 1 :]
+    return "\n".join([*before, line, *after, ""])
+
+
+def write_one(folder: Path, name: str, text: str, line: str) -> list[Path]:
+    """Writes a method's page, and its line of the overview; returns the files that changed.
+
+    Args:
+        folder: of the pages; the overview is there already.
+        name: the method.
+        text: its page.
+        line: its line.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    overview_page = folder / "README.md"
+    pages = {folder / f"{name}.md": text}
+    if overview_page.is_file():
+        pages[overview_page] = with_row(overview_page.read_text(), name, line)
+    changed = [p for p, page in pages.items() if not p.is_file() or p.read_text() != page]
+    for path in changed:
+        write_atomically(path, pages[path].encode())
+    return changed
 
 
 def write(folder: Path) -> list[Path]:

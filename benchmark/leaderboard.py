@@ -43,6 +43,12 @@ DENSE = "dense"
 RANDOM = "random"
 MAGNITUDE = ("lwm-layerwise", "lwm-global")
 
+# What a method's name begins with in the names of its own two sanity controls.
+SANITY = ("reinitialised-", "shuffled-")
+
+# Sparsities above 0 that a method needs, with all controls, on one network, or its rows are narrow.
+BROAD = 3
+
 # The share of the dense network's robust accuracy that `curves` asks a pruned one to keep.
 KEPT = 0.9
 
@@ -52,6 +58,9 @@ _ORIGIN = (
     *("architecture", "recipe", "objective", "seed"),
 )
 _LINE = (*_ORIGIN, "structure", "method")
+
+# What the points of a line share within a board, what a reader asks first in front.
+_POINTS = ("architecture", "structure", "objective", "recipe", "method")
 
 _CURVE_COLUMNS = (
     *(*_LINE, "examples", "levels", "area", "area_low", "area_high"),
@@ -128,9 +137,10 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
     (Int64, missing for rows without a result and for unrankable ones), `rank_low` and `rank_high`
     (Int64, its 95 % interval by paired bootstrap), `tied_with_best`, `p_best` (Holm-adjusted exact
     McNemar p against the best of the cell, NaN for the best itself), `rivals` (other ranked rows of
-    the cell), `missing_controls` (names, comma-separated), `incomplete`, `gain`, `gain_low` and
-    `gain_high` (accuracy minus that of the better magnitude control, NaN where there is none and
-    for that control itself), `gain_over` (that control's checkpoint id, else empty), `seeds`
+    the cell), `missing_controls` (names, comma-separated), `incomplete`, `narrow` (why a method's
+    results on its board say little of it in general, empty where they do not), `gain`, `gain_low`
+    and `gain_high` (accuracy minus that of the better magnitude control, NaN where there is none
+    and for that control itself), `gain_over` (that control's checkpoint id, else empty), `seeds`
     (rankable rows of the same setting), `seed_mean`, `seed_spread`, `seed_low` and `seed_high`.
 
     Args:
@@ -151,6 +161,7 @@ def rank(frame: pd.DataFrame, processes: int = 1) -> pd.DataFrame:
     missing = _missing_controls(rows, cells)
     ranked["missing_controls"] = pd.Series([", ".join(names) for names in missing], dtype="str")
     ranked["incomplete"] = pd.Series([bool(names) for names in missing], dtype="bool")
+    ranked["narrow"] = pd.Series(_narrow(rows, missing), dtype="str")
     _add_gains(ranked, standings)
     _add_seeds(ranked, [standing.seeds for standing in standings])
     return _sorted(ranked)
@@ -394,6 +405,56 @@ def _missing(
     if not any((cell, _training(row), method) in present for method in MAGNITUDE):
         missing.append("magnitude")
     return tuple(missing)
+
+
+def is_control(method: str) -> bool:
+    """Returns whether a method is there for others to be compared with.
+
+    Args:
+        method: name, with or without settings.
+    """
+    name = method.partition(":")[0]
+    return name in (DENSE, RANDOM, *MAGNITUDE) or name.startswith(SANITY)
+
+
+def _narrow(rows: Sequence[Row], missing: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns why each row is narrow: its method has no line of `BROAD` sparsities on its board.
+
+    A line is one method with its settings on one architecture, in one structure, by one recipe and
+    objective; only then do its points differ in sparsity alone. Points count where the row may be
+    ranked and lacks no control.
+
+    Args:
+        rows: of all boards.
+        missing: controls that each lacks.
+    """
+    points: dict[tuple[str, ...], dict[tuple[str, ...], set[float]]] = {}
+    for row, lacks in zip(rows, missing, strict=True):
+        lines = points.setdefault(_method_on_board(row), {})
+        levels = lines.setdefault(_values(row, _POINTS), set())
+        if rankable(row) and not lacks and bucket(sparsity_of(row)) > 0:
+            levels.add(bucket(sparsity_of(row)))
+    said = {key: _too_few(lines) for key, lines in points.items()}
+    return ["" if is_control(str(row["method"])) else said[_method_on_board(row)] for row in rows]
+
+
+def _method_on_board(row: Row) -> tuple[str, ...]:
+    # Settings are a part of the method: a variant is not broader or narrower than it.
+    return (*_values(row, _ORIGIN[:4]), str(row["method"]).partition(":")[0])
+
+
+def _too_few(lines: Mapping[tuple[str, ...], set[float]]) -> str:
+    """Returns how far the longest line of a method is from being broad; empty if it is."""
+    longest = max(lines, key=lambda line: (len(lines[line]), line))
+    levels = sorted(lines[longest])
+    if len(levels) >= BROAD:
+        return ""
+    which = ", ".join(f"{100 * level:g} %" for level in levels)
+    where = shorten("{}, {}, {}".format(*longest[:3]), 120)
+    return (
+        f"{len(levels)} of {BROAD} sparsities with all controls"
+        f"{f' ({which}; {where})' if levels else ''}"
+    )
 
 
 def _family(row: Row) -> tuple[str, ...]:

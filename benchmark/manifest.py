@@ -16,10 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from benchmark import weights
-from benchmark.architectures import ARCHITECTURES, Classifier, build
+from benchmark.architectures import ARCHITECTURES, Classifier, build, described
 from benchmark.datasets import describe
 from benchmark.digests import digest_of, sha256_of_bytes
-from benchmark.errors import ManifestError, StorageError, lookup, shorten
+from benchmark.errors import (
+    ContractError,
+    ManifestError,
+    StorageError,
+    UnknownName,
+    lookup,
+    shorten,
+)
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.migrations import migrate, parse
 from benchmark.pruning import Structure, as_sparsity, measure
@@ -226,8 +233,13 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     Raises:
         StorageError: the disk refuses; the old manifest is whole.
     """
+    write_atomically(path, encode(manifest))
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Returns a manifest as the bytes of its file; equal manifests give equal bytes."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    return f"{text}\n".encode()
 
 
 def slug(checkpoint_id: str) -> str:
@@ -285,6 +297,11 @@ def read_weights(entry: Checkpoint, root: Path) -> dict[str, Tensor]:
     Raises:
         ManifestError: the file is missing, of another size or hash, or not of the format.
     """
+    return weights.decode(_found(entry, root))
+
+
+def _found(entry: Checkpoint, root: Path) -> bytes:
+    """Returns the bytes of a checkpoint's file, once they are those that the entry names."""
     path = weights_file(entry, root) or inside(root, entry.file)
     try:
         data = verified_weights(entry, path)
@@ -296,24 +313,76 @@ def read_weights(entry: Checkpoint, root: Path) -> dict[str, Tensor]:
             f"expected weights of {entry.id} in {shorten(str(path), 400)}, found no such file; "
             f"{source}"
         ) from error
-    return weights.decode(data)
+    return data
 
 
-def empty_network(architecture: str, dataset: str) -> Classifier:
+def empty_network(architecture: str, dataset: str, description: object = None) -> Classifier:
     """Returns an architecture for a data set, untrained.
+
+    Args:
+        architecture: id.
+        dataset: data set id.
+        description: JSON data that a weights file holds, for a described architecture; else None.
 
     Raises:
         UnknownName: an architecture or data set that nothing here knows.
-        ContractError: an architecture that is not defined for the data set's shape.
+        ContractError: an architecture that is not defined for the data set's shape, or a
+            description that is none, or of another network than the id says.
     """
+    if described.is_described(architecture):
+        return _described_network(architecture, dataset, description)
     lookup("architecture", architecture, ARCHITECTURES)
-    description = describe(dataset, None)
+    about = describe(dataset, None)
+    if description is not None:
+        raise ContractError(
+            f"expected weights of {architecture} without a description, got one; correct the "
+            "architecture or the file"
+        )
     return build(
         architecture,
-        shape=description.shape,
-        classes=description.classes,
-        mean=description.mean,
-        std=description.std,
+        shape=about.shape,
+        classes=about.classes,
+        mean=about.mean,
+        std=about.std,
+    )
+
+
+def _described_network(architecture: str, dataset: str, description: object) -> Classifier:
+    about = describe(dataset, None)
+    network = described.parse(description)
+    if network.architecture != architecture:
+        raise ContractError(
+            f"expected the description of {shorten(architecture)}, got that of "
+            f"{network.architecture}; restore the original file"
+        )
+    if (network.shape, network.classes) != (about.shape, about.classes):
+        raise ContractError(
+            f"expected a network for inputs {about.shape} and {about.classes} classes of "
+            f"{dataset}, got {network.shape} and {network.classes}; correct the data set"
+        )
+    return described.build(network, mean=about.mean, std=about.std)
+
+
+def find_description(manifest: Manifest, root: Path, architecture: str) -> object:
+    """Returns the description of an architecture as JSON data; None where it needs none.
+
+    Args:
+        manifest: whose checkpoints are asked.
+        root: project folder.
+        architecture: id.
+
+    Raises:
+        UnknownName: a described architecture that no checkpoint has.
+        ManifestError: its weights cannot be read.
+    """
+    if not described.is_described(architecture):
+        return None
+    for entry in manifest.checkpoints:
+        if entry.architecture == architecture:
+            return weights.description_of(_found(entry, root))
+    raise UnknownName(
+        f"unknown architecture '{shorten(architecture)}'; no checkpoint of this project has it, so "
+        "import one first: `robustprune import --trust`"
     )
 
 
@@ -325,8 +394,9 @@ def load_model(entry: Checkpoint, root: Path) -> Classifier:
             strict names, shapes and dtypes, finite values, and the claimed number of zeros.
         UnknownName: an architecture or data set that nothing here knows.
     """
-    state = read_weights(entry, root)
-    model = empty_network(entry.architecture, entry.dataset)
+    data = _found(entry, root)
+    state = weights.decode(data)
+    model = _network_of(entry, weights.description_of(data))
     _check_shapes(entry, model.state_dict(), state)
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -343,6 +413,16 @@ def load_model(entry: Checkpoint, root: Path) -> Classifier:
         )
     check_claim(entry, model)
     return model.eval()
+
+
+def _network_of(entry: Checkpoint, description: object) -> Classifier:
+    """Returns the untrained network of a checkpoint; what its file says of it may be anything."""
+    try:
+        return empty_network(entry.architecture, entry.dataset, description)
+    except (ContractError, UnknownName) as error:
+        if description is None and not described.is_described(entry.architecture):
+            raise
+        raise ManifestError(f"weights of {entry.id}: {error}") from error
 
 
 def _check_shapes(entry: Checkpoint, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:

@@ -18,7 +18,13 @@ from benchmark.errors import BenchmarkError, ManifestError, RecordError, lookup,
 Data = dict[str, Any]
 
 # The current version of each format.
-CURRENT: dict[str, int] = {"manifest": 2, "record": 3, "submission": 1, "challenge": 1}
+CURRENT: dict[str, int] = {
+    "manifest": 2,
+    "record": 3,
+    "submission": 1,
+    "submission-draft": 1,
+    "challenge": 1,
+}
 
 
 def parse(kind: str, data: bytes, place: str = "its file") -> Data:

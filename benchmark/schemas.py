@@ -20,12 +20,13 @@ from benchmark.files import write_atomically
 from benchmark.manifest import Manifest
 from benchmark.pruning import LayerCount
 from benchmark.records import FlagEntry, Layer, ResultRecord
-from benchmark.submissions import Submission
+from benchmark.submissions import Draft, Submission
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "record": ResultRecord,
     "submission": Submission,
+    "submission-draft": Draft,
     "challenge": Challenge,
 }
 

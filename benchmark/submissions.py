@@ -1,28 +1,35 @@
 """Submissions: what a new method hands in, as one JSON file of a bundle that anyone can re-check.
 
+Its author writes a draft in TOML: who made what, and which checkpoints of the project to hand in.
+
 This module knows the format alone. That weights, records and evidence are what the submission says
 is checked by the readers of each.
 """
 
 import json
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from benchmark.bundles import LONGEST_PATH, SAFE_PATH
 from benchmark.digests import digest_of
 from benchmark.errors import RecordError, shorten
 from benchmark.files import read_bounded, write_atomically
 from benchmark.manifest import Address, Checkpoint, CheckpointId, Digest, Line, Strict, explain
 
 LARGEST_SUBMISSION = 64 << 20
+LARGEST_DRAFT = 1 << 20
 
-# Relative to the bundle: plain names joined by slashes, none of them hidden and none `..`.
-RelativePath = Annotated[
-    str,
-    Field(max_length=400, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"),
-]
+# Names of a bundle's own two files; the others lie where they will in a project.
+SUBMISSION = "submission.json"
+COMPARISON = "comparison.md"
+
+# Relative to the bundle.
+RelativePath = Annotated[str, Field(max_length=LONGEST_PATH, pattern=SAFE_PATH)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 
 
 class SubmittedMethod(Strict):
@@ -38,7 +45,7 @@ class SubmittedMethod(Strict):
         summary: one sentence.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+    name: Name
     title: Line = Field(min_length=1)
     authors: tuple[Line, ...] = Field(strict=False, min_length=1, max_length=100)
     paper: Line
@@ -104,18 +111,20 @@ class Submission(Strict):
         method: who made what.
         checkpoints: entries for the manifest, by id; controls may be among them.
         records: by protocol, one record a checkpoint.
-        evidence: every other file of the bundle, by path.
+        evidence: every other file of the bundle, by path: outcomes, adversarial inputs, comparison.
+        boards: by protocol, the digest of the board that the comparison was made with.
         statement: what the submitters vouch for.
         content_digest: of all of the above.
     """
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+    name: Name
     contact: Line = Field(min_length=1)
     method: SubmittedMethod
     checkpoints: tuple[Checkpoint, ...] = Field(strict=False, min_length=1, max_length=10_000)
     records: dict[Line, Annotated[tuple[SubmittedRecord, ...], Field(strict=False)]]
     evidence: tuple[BundledFile, ...] = Field(strict=False, max_length=100_000)
+    boards: dict[Line, Digest] = {}
     statement: Statement
     content_digest: Digest
 
@@ -141,6 +150,75 @@ class Submission(Strict):
         """Returns records and evidence: all files of the bundle but weights and this one."""
         records = [entry for entries in self.records.values() for entry in entries]
         return [*records, *self.evidence]
+
+
+class DraftedMethod(Strict):
+    """The method, as its author describes it; what is left out is taken from its checkpoints.
+
+    Attributes:
+        name: registered name, lower-case words joined by hyphens.
+        title: name in tables.
+        authors: of the method.
+        paper: reference with year and, where there is one, arXiv number.
+        code: https address of the method's public code.
+        licence: of that code.
+        summary: one sentence.
+    """
+
+    name: Name
+    title: Line | None = None
+    authors: tuple[Line, ...] | None = Field(default=None, strict=False)
+    paper: Line | None = None
+    code: Address | None = None
+    licence: Line = ""
+    summary: Line | None = None
+
+
+class Draft(Strict):
+    """What its author says of a submission, in a file `submission.toml`.
+
+    Attributes:
+        schema_version: of this format.
+        name: of the submission, for its branch and its files; lower-case words joined by hyphens.
+        contact: how to reach the submitters.
+        checkpoints: patterns of ids in the project's manifest, such as `my-method/digits/*`.
+        protocols: ids of the protocols under which they are handed in.
+        tier: quick, standard or full: how many examples; records of more are taken as they are.
+        method: who made what.
+        statement: what the submitters vouch for.
+    """
+
+    schema_version: Literal[1] = 1
+    name: Name
+    contact: Line = Field(min_length=1)
+    checkpoints: tuple[Line, ...] = Field(strict=False, min_length=1, max_length=1_000)
+    protocols: tuple[Line, ...] = Field(strict=False, min_length=1, max_length=100)
+    tier: Literal["quick", "standard", "full"] = "standard"
+    method: DraftedMethod
+    statement: Statement
+
+
+def read_draft(path: Path) -> Draft:
+    """Returns the draft of a submission in a TOML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: not TOML, or a field that breaks the format; the message names it.
+        ManifestError: a file larger than any draft.
+        StorageError: the disk refuses.
+    """
+    shown = shorten(str(path), 400)
+    data = read_bounded(path, LARGEST_DRAFT)
+    try:
+        return Draft.model_validate(tomllib.loads(data.decode()))
+    except ValidationError as error:
+        raise RecordError(
+            f"expected a complete draft in {shown}, got {explain(error)}; correct that field"
+        ) from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and bytes that are no text
+        raise RecordError(
+            f"expected TOML in {shown}, got '{shorten(str(error), 200)}'; correct that line"
+        ) from error
 
 
 def _once(what: str, names: Iterable[str]) -> None:

@@ -43,14 +43,19 @@ _SKIP = 255
 LARGEST_STATE = 1 << 28
 _MOST_DIMENSIONS = 16
 
-_METADATA = "robustprune"
+# Metadata is one entry: the shapes of sparse tensors, or these and what the network is.
+_METADATA, _DESCRIBED = "robustprune", "robustprune-described"
+
+# Of a description as JSON; a thousand layers have 200 bytes each.
+LARGEST_DESCRIPTION = 1 << 20
 
 
-def encode(state: Mapping[str, Tensor]) -> bytes:
+def encode(state: Mapping[str, Tensor], description: object = None) -> bytes:
     """Returns a state dict as safetensors bytes, sparse where that is smaller.
 
     Args:
         state: tensors of any dtype and shape; names must not contain `::`.
+        description: of the network as JSON data, for one that no table knows; else None.
 
     Raises:
         ManifestError: a name that the format keeps for itself.
@@ -71,7 +76,10 @@ def encode(state: Mapping[str, Tensor]) -> bytes:
         stored |= {name + kind: part for kind, part in parts.items()}
     # safetensors sorts the header by dtype and name, but its metadata is a hash map: a single entry
     # keeps the bytes the same from run to run.
-    return save(stored, metadata={_METADATA: json.dumps(shapes, sort_keys=True)})
+    if description is None:
+        return save(stored, metadata={_METADATA: json.dumps(shapes, sort_keys=True)})
+    said = {"shapes": shapes, "description": description}
+    return save(stored, metadata={_DESCRIBED: json.dumps(said, sort_keys=True)})
 
 
 def _smallest_parts(plain: Tensor, raw: Tensor) -> dict[str, Tensor]:
@@ -155,7 +163,7 @@ def decode(data: bytes) -> dict[str, Tensor]:
     """
     try:
         stored = load(data)
-        shapes = _shapes(data)
+        shapes, _ = _said(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # The last two are torch's, of sizes that no tensor can have.
         raise ManifestError(
@@ -173,11 +181,28 @@ def decode(data: bytes) -> dict[str, Tensor]:
     return plain | sparse
 
 
-def _shapes(data: bytes) -> dict[str, list[int]]:
-    """Returns the shapes of the sparse tensors, by name, from the header.
+def description_of(data: bytes) -> object:
+    """Returns the description that was stored beside a state dict, as JSON data; None without one.
+
+    It may come from anybody: `described.parse` checks it.
 
     Raises:
-        ValueError: not a table of shapes, or more entries than any network of ours has.
+        ManifestError: the bytes are truncated, tampered with or not of this format.
+    """
+    try:
+        return _said(data)[1]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ManifestError(
+            f"expected a whole safetensors file, got '{shorten(str(error))}'; restore the original"
+        ) from error
+
+
+def _said(data: bytes) -> tuple[dict[str, list[int]], object]:
+    """Returns what the header says: shapes of the sparse tensors by name, and a description.
+
+    Raises:
+        ValueError: not a table of shapes, more entries than any network of ours has, or a
+            description longer than any.
     """
     size = int.from_bytes(data[:8], "little")
     # pydantic's parser bounds its depth by itself. The standard library's trusts the interpreter's
@@ -185,12 +210,19 @@ def _shapes(data: bytes) -> dict[str, list[int]]:
     metadata = from_json(data[8 : 8 + size]).get("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError("no table of metadata")
-    shapes = from_json(metadata.get(_METADATA, "{}"))
+    shapes, description = from_json(metadata.get(_METADATA, "{}")), None
+    if _DESCRIBED in metadata:
+        if len(metadata) > 1 or len(metadata[_DESCRIBED]) > LARGEST_DESCRIPTION:
+            raise ValueError("no description alone, or too long a one")
+        said = from_json(metadata[_DESCRIBED])
+        if not isinstance(said, dict) or said.keys() != {"shapes", "description"}:
+            raise ValueError("no shapes and description")
+        shapes, description = said["shapes"], said["description"]
     if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
         raise ValueError("no table of shapes")
     if sum(math.prod(shape) for shape in shapes.values()) > LARGEST_STATE:
         raise ValueError(f"more than {LARGEST_STATE} entries")
-    return shapes
+    return shapes, description
 
 
 def _is_shape(shape: object) -> bool:

@@ -11,15 +11,17 @@ A method is spelled `name:field=value:field=value` where it departs from its def
 and `configured` know that grammar, and nothing else does.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import math
 import pkgutil
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import (
     Any,
     ClassVar,
@@ -303,14 +305,26 @@ def register(name: str) -> Callable[[MethodType], MethodType]:
     return decorate
 
 
-def _shortcoming(name: str, method: object) -> str:
-    """Returns what a class lacks of the contract, or an empty string."""
-    parts = ("info", "structures", "scope", "largest_sparsity", "compress")
-    missing = [part for part in parts if not hasattr(method, part)]
+def forget(name: str) -> None:
+    """Forgets a method that was registered in this process."""
+    _registered.pop(name, None)
+
+
+def misnamed(name: str) -> str:
+    """Returns why no method can have this name, or an empty string if one can."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         return f"a name that is not lower-case words joined by hyphens, {_LONGEST_NAME} letters"
     if name.startswith(_prefixes()):
         return f"a name that begins with {' or '.join(_prefixes())}, which is kept for controls"
+    return ""
+
+
+def _shortcoming(name: str, method: object) -> str:
+    """Returns what a class lacks of the contract, or an empty string."""
+    parts = ("info", "structures", "scope", "largest_sparsity", "compress")
+    missing = [part for part in parts if not hasattr(method, part)]
+    if reason := misnamed(name):
+        return reason
     if not isinstance(method, type) or not dataclasses.is_dataclass(method):
         return "something else than a dataclass"
     if missing:
@@ -324,7 +338,7 @@ def _misdeclared(method: type) -> str:
     """Returns which attributes of a method have values that the engine cannot work with."""
     kind: type[Method] = method
     known = {
-        "info": isinstance(kind.info, Info),
+        "info": isinstance(kind.info, Info) and _worded(kind.info),
         "structures": len(kind.structures) > 0 and set(kind.structures) <= set(STRUCTURES),
         "scope": kind.scope in get_args(Scope),
         "largest_sparsity": isinstance(kind.largest_sparsity, Fraction)
@@ -336,6 +350,12 @@ def _misdeclared(method: type) -> str:
         known[field.name] = (field.default, field.default_factory) != empty
     wrong = [name for name, right in known.items() if not right]
     return f"no default, or an unknown value, for {', '.join(wrong)}" if wrong else ""
+
+
+def _worded(info: Info) -> bool:
+    """Returns whether all of it is text, as tables and manifests need it."""
+    words = (info.title, *info.authors, info.paper, info.code, info.summary)
+    return isinstance(info.authors, tuple) and all(isinstance(word, str) for word in words)
 
 
 def _address(method: type) -> str:
@@ -356,7 +376,7 @@ def _sources() -> dict[str, list[tuple[str, Callable[[], object]]]]:
     sources: dict[str, list[tuple[str, Callable[[], object]]]] = {}
     for name, module in _files().items():
         sources.setdefault(name, []).append((module, _loader(name, module)))
-    for entry in entry_points(group=GROUP):
+    for entry in _entry_points():
         # One package seen through two folders of the path is still one.
         if entry.value not in [place for place, _ in sources.get(entry.name, [])]:
             sources.setdefault(entry.name, []).append((entry.value, entry.load))
@@ -366,6 +386,29 @@ def _sources() -> dict[str, list[tuple[str, Callable[[], object]]]]:
         for prefix, place in zip(_DERIVED, _DERIVED_PLACES, strict=True):
             sources.setdefault(f"{prefix}-{parent}", []).append((place, _deriver(prefix, parent)))
     return sources
+
+
+def own_names() -> list[str]:
+    """Returns the names of this folder's methods; nothing is loaded."""
+    return sorted(_files())
+
+
+def _entry_points() -> Iterator[EntryPoint]:
+    """Yields the group's entry points of every installed package.
+
+    Of two versions of a package the first on the path counts, as for an import. A package whose
+    metadata cannot be read has no methods, and all others keep theirs.
+    """
+    seen = set()
+    for distribution in distributions():
+        try:
+            found = [entry for entry in distribution.entry_points if entry.group == GROUP]
+            package = distribution.metadata["Name"] if found else ""
+        except Exception:  # whatever an installer, or nobody, wrote there
+            continue
+        if found and package not in seen:
+            yield from found
+            seen.add(package)
 
 
 def _constant(kind: type) -> Callable[[], object]:
@@ -427,27 +470,35 @@ def method(name: str) -> type[Method]:
             f"expected one source of method '{shorten(name)}', got "
             f"{' and '.join(place for place, _ in places)}; uninstall or rename one"
         )
-    place, load = places[0]
-    loaded = _loaded(name, place, load)
-    # A control is checked as its parent was; nobody else may register its name.
-    return loaded if place in _DERIVED_PLACES else register(name)(loaded)
+    return _loaded(name, *places[0])
 
 
-def _loaded(name: str, place: str, load: Callable[[], object]) -> type:
+def _loaded(name: str, place: str, load: Callable[[], object]) -> type[Method]:
     try:
-        loaded = load()
-    except BenchmarkError:
+        # What a plug-in prints while it loads is no part of a command's output.
+        with contextlib.redirect_stdout(io.StringIO()):
+            loaded = load()
+        if not isinstance(loaded, type):
+            raise ContractError(
+                f"expected method '{shorten(name)}' to be a class, got {type(loaded).__name__}"
+            )
+        # A control is checked as its parent was; nobody else may register its name.
+        return loaded if place in _DERIVED_PLACES else register(name)(loaded)
+    except (BenchmarkError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a plug-in may fail in any way while it loads
+    except BaseException as error:  # a plug-in may fail in any way while it loads
         raise ContractError(
-            f"expected method '{shorten(name)}' to load from {shorten(place)}, got "
-            f"{type(error).__name__}: {shorten(str(error))}"
+            f"expected method '{shorten(name)}' to load from {shorten(place)}, got {told(error)}"
         ) from error
-    if not isinstance(loaded, type):
-        raise ContractError(
-            f"expected method '{shorten(name)}' to be a class, got {type(loaded).__name__}"
-        )
-    return loaded
+
+
+def told(error: BaseException) -> str:
+    """Returns the kind of an error and what it says, as one line, however it was written."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "an error without words"
+    return f"{shorten(type(error).__name__)}: {shorten(text, 200)}"
 
 
 def _loader(name: str, module: str) -> Callable[[], object]:
@@ -614,40 +665,61 @@ def compress(name: str, chosen: Method, model: nn.Module, task: Task) -> Pruned:
     """
     if reason := supports(type(chosen), name, task.sparsity, task.structure):
         raise ContractError(f"expected a combination that works, got: {reason}")
-    tensors = _tensors(model)
+    given = tensors_of(model)
     try:
         pruned = chosen.compress(model, task)
-        _check(pruned, tensors, chosen, task)
+        for check in PROMISES.values():
+            check(pruned, given, chosen, task)
     except ContractError as error:
         raise ContractError(f"method '{name}' broke its contract: {error}") from error
     return pruned
 
 
-def _tensors(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+Tensors = dict[str, tuple[torch.Size, torch.dtype]]
+
+
+def tensors_of(model: nn.Module) -> Tensors:
+    """Returns shape and dtype of each tensor of a network."""
     return {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()}
 
 
-def _check(
-    pruned: object,
-    tensors: dict[str, tuple[torch.Size, torch.dtype]],
-    chosen: Method,
-    task: Task,
-) -> None:
-    """Checks type, keys, counts, zeros, gradients and logits of a method's result."""
+def _check_result(pruned: Pruned, given: Tensors, chosen: Method, task: Task) -> None:
     if not isinstance(pruned, Pruned) or not isinstance(pruned.mask, Mask):
         raise ContractError(f"expected Pruned(model, Mask), got {type(pruned).__name__}")
-    if _tensors(pruned.model) != tensors:
+    if tensors_of(pruned.model) != given:
         raise ContractError("expected the tensors of the network it was given, got others")
+
+
+def _check_count(pruned: Pruned, given: Tensors, chosen: Method, task: Task) -> None:
     check_mask(pruned.mask, pruned.model, task.sparsity, chosen.scope, task.structure)
+
+
+def _check_zeros(pruned: Pruned, given: Tensors, chosen: Method, task: Task) -> None:
     parameters = prunable_parameters(pruned.model)
     for key, kept in pruned.mask.items():
         if bool((parameters[key].detach().cpu()[~kept] != 0).any()):
             raise ContractError(f"expected removed weights of {key} to be exactly 0, got others")
+
+
+def _check_trainable(pruned: Pruned, given: Tensors, chosen: Method, task: Task) -> None:
     # Finetuning would leave a frozen weight as it is without a word.
     if frozen := [key for key, p in pruned.model.named_parameters() if not p.requires_grad]:
         raise ContractError(f"expected parameters that can be finetuned, got frozen {frozen[0]}")
+
+
+def _check_logits(pruned: Pruned, given: Tensors, chosen: Method, task: Task) -> None:
     if not bool(torch.isfinite(_logits(pruned.model, task.split)).all()):
         raise ContractError("expected finite logits, got NaN or infinity")
+
+
+# What is checked of every result, in this order: each rests on those before it.
+PROMISES: dict[str, Callable[[Pruned, Tensors, Method, Task], None]] = {
+    "result": _check_result,
+    "count": _check_count,
+    "zeros": _check_zeros,
+    "trainable": _check_trainable,
+    "logits": _check_logits,
+}
 
 
 @torch.no_grad()

@@ -2,8 +2,7 @@
 
 Exit codes: 0 success; 1 a defect of this program; 2 wrong usage; 3 unknown name; 4 manifest or
 weights; 5 data set; 6 missing optional package; 7 broken contract; 8 contradictory outcomes;
-9 record; 11 storage; 12 lost worker; 13 memory; 14 download; 130
-interrupted.
+9 record; 11 storage; 12 lost worker; 13 memory; 14 download; 130 interrupted.
 """
 
 import sys
@@ -11,7 +10,16 @@ import sys
 import typer
 
 # Importing the commands registers them, in the order in which help lists them.
-from benchmark.cli import boards, comparing, evidence, exporting, weights  # noqa: F401
+from benchmark.cli import (  # noqa: F401
+    boards,
+    comparing,
+    evidence,
+    exporting,
+    submitting,
+    trusting,
+    weights,
+    writing,
+)
 from benchmark.cli import doctor as _doctor  # noqa: F401
 from benchmark.cli.base import app, err
 from benchmark.errors import BenchmarkError

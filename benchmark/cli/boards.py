@@ -101,11 +101,14 @@ def _list_data() -> Listing:
 
 
 def _list_architectures() -> Listing:
-    from benchmark.architectures import ARCHITECTURES
+    from benchmark.architectures import ARCHITECTURES, described
 
-    return ("architecture", "title", "inputs"), [
-        (name, entry.title, str(entry.shapes)) for name, entry in ARCHITECTURES.items()
-    ]
+    rows = [(name, entry.title, str(entry.shapes)) for name, entry in ARCHITECTURES.items()]
+    for entry in where.project.manifest().checkpoints:
+        row = entry.architecture, described.title(entry.architecture), f"those of {entry.dataset}"
+        if described.is_described(entry.architecture) and row not in rows:
+            rows.append(row)
+    return ("architecture", "title", "inputs"), list(rows)
 
 
 def _list_objectives() -> Listing:
@@ -193,14 +196,15 @@ def compress(
 ) -> None:
     """Pretrains, prunes and finetunes; writes checkpoints and their manifest entries."""
     from benchmark import recipes
-    from benchmark.architectures import ARCHITECTURES
+    from benchmark.architectures import ARCHITECTURES, described
     from benchmark.objectives import OBJECTIVES
     from benchmark.pipeline import Order, compress_all, plan_orders
     from benchmark.pruning import STRUCTURES, as_sparsity
 
     chosen = recipes.recipe(recipe)
     lookup("objective", objective, OBJECTIVES)
-    lookup("architecture", architecture or chosen.architecture, ARCHITECTURES)
+    if not described.is_described(architecture):
+        lookup("architecture", architecture or chosen.architecture, ARCHITECTURES)
     template = Order(
         method=method[0],
         architecture=architecture or chosen.architecture,

@@ -31,6 +31,7 @@ from benchmark.manifest import (
     check_claim,
     checkpoint_id,
     empty_network,
+    find_description,
     read_weights,
     slug,
     write_manifest,
@@ -169,11 +170,21 @@ def threat_of(dataset: str) -> ThreatModel:
     raise ContractError(f"expected a data set with a protocol, got '{dataset}'")
 
 
-def fresh_network(order: Order) -> Classifier:
-    """Returns the untrained network of an order, drawn from its seed."""
-    model = empty_network(order.architecture, recipe(order.recipe).dataset)
+def fresh_network(order: Order, description: object = None) -> Classifier:
+    """Returns the untrained network of an order, drawn from its seed.
+
+    Args:
+        order: what to make.
+        description: of its network, as JSON data; None for one of our table.
+    """
+    model = empty_network(order.architecture, recipe(order.recipe).dataset, description)
     initialise(model, torch.Generator().manual_seed(seed_from(order.seed, "weights")))
     return model
+
+
+def _description(order: Order, project: Project) -> object:
+    """Returns what describes an order's network, as JSON data; None for one of our table."""
+    return find_description(project.manifest(), project.root, order.architecture)
 
 
 def _run(project: Project, order: Order, stage: str, state: Path | None, watch: Watch) -> Run:
@@ -224,7 +235,7 @@ def pretrained(job: _Job, split: Split, watch: Watch) -> Classifier:
     project, order = job.project, job.order
     chosen = recipe(order.recipe)
     path = _parent_file(job)
-    model = fresh_network(order)
+    model = fresh_network(order, _description(order, project))
     with alone(path.with_suffix(".lock")):
         if path.exists():
             try:
@@ -264,7 +275,7 @@ def _started(job: _Job, split: Split, watch: Watch) -> Classifier:
     """Returns the network that the method of an order gets."""
     parent = parent_of(job.order)
     if parent is None:
-        return fresh_network(job.order)
+        return fresh_network(job.order, _description(job.order, job.project))
     return pretrained(replace(job, order=parent), split, watch)
 
 
@@ -327,7 +338,7 @@ def _store(job: _Job, model: Classifier, budget: Budget) -> Checkpoint:
     order, chosen = job.order, recipe(job.order.recipe)
     info = methods.configured(order.method).info
     model.cpu().to(memory_format=torch.contiguous_format)
-    data = weights.encode(model.state_dict())
+    data = weights.encode(model.state_dict(), _description(order, job.project))
     found = measure(model, model.shape, order.structure)
     draft = Checkpoint.model_construct(
         display_name=_title(order.method, info.title),

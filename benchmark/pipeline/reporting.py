@@ -15,7 +15,7 @@ import methods
 from benchmark import handbook, leaderboard, records
 from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
-from benchmark.errors import RecordError
+from benchmark.errors import ContractError, RecordError
 from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
 from benchmark.forks import map_forked
 from benchmark.manifest import Manifest
@@ -134,14 +134,20 @@ def report(project: Project) -> list[Path]:
     table, packed = _gathered(project, files, manifest, processes)
     pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
     rest = partial(_rest, project, manifest, packed)
-    return render(table, project.site, pages, rest, processes, method_pages())
+    own = method_pages()
+    every = [*own, *foreign_pages(manifest, {page.name for page in own})]
+    return render(table, project.site, pages, rest, processes, every)
 
 
 def method_pages() -> list[MethodPage]:
     """Returns what the site says of each method of this project, from the method's own file."""
     found = []
     for name in handbook.listed():
-        info = methods.method(name).info
+        try:
+            info = methods.method(name).info
+        except ContractError:
+            # A board is made of records: a method that does not load costs its own words alone.
+            continue
         # The pages of the site lead on by themselves.
         whole = handbook.page(name)
         document = whole[whole.index("| | |") :].rpartition("[All methods]")[0]
@@ -157,6 +163,32 @@ def method_pages() -> list[MethodPage]:
             )
         )
     return found
+
+
+def foreign_pages(manifest: Manifest, known: Collection[str]) -> list[MethodPage]:
+    """Returns what the site says of methods whose files are not here, from the manifest alone.
+
+    Args:
+        manifest: with checkpoints that others made and handed in.
+        known: names of the methods that have a page.
+    """
+    found: dict[str, MethodPage] = {}
+    for entry in manifest.checkpoints:
+        name, _, settings = entry.method.partition(":")
+        title = entry.display_name
+        if settings:
+            title = title.removesuffix(f" ({settings.replace(':', ', ')})")
+        if name not in known:
+            page = MethodPage(
+                name=name,
+                title=title,
+                summary="",
+                authors=", ".join(entry.authors),
+                paper=entry.paper,
+                code=entry.code,
+            )
+            found.setdefault(name, page)
+    return [found[name] for name in sorted(found)]
 
 
 def _processes(project: Project, files: Sequence[Path]) -> int:

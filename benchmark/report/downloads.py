@@ -24,6 +24,7 @@ COLUMNS = (
     *("checkpoint_id", "method", "display_name", "dataset", "architecture", "objective"),
     *("structure", "sparsity", "seed", "recipe", "pipeline", "extra_data", "licence", "paper"),
     *("code", "sha256", "status", "reason", "unrankable", "missing_controls", "incomplete"),
+    "narrow",
     *("clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "robust_accuracy"),
     *("best_known_accuracy", "certified_accuracy", "smoothed_accuracy", "smoothed_radius"),
     *("aer_robustness", "aer_low", "aer_high", "aer_epsilon"),

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from benchmark.report.remarks import ranked
 from benchmark.report.shares import Row
-from benchmark.report.views import BoardRow, ProtocolPage, board_row
-from benchmark.report.wording import MISSING, number, slug, sparsity_percent, text
+from benchmark.report.views import BoardRow, Fact, ProtocolPage, board_row
+from benchmark.report.wording import MISSING, link, number, slug, sparsity_percent, text
 
 FOLDER = "methods"
 
@@ -102,6 +102,20 @@ class MethodView:
     def body(self) -> Markup:
         """Returns its document as HTML."""
         return html(self.page.document)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """Returns who made it, where no document says so."""
+        page = self.page
+        if page.document:
+            return ()
+        paper, code = text(page.paper, 400), text(page.code, 400)
+        every = (
+            Fact("authors", text(page.authors, 400)),
+            Fact("paper", paper, href=link(paper)),
+            Fact("code", code, href=link(code)),
+        )
+        return tuple(fact for fact in every if fact.value)
 
     @property
     def results(self) -> tuple[Results, ...]:

@@ -140,6 +140,8 @@ def notes(row: Row, digest: str) -> tuple[str, ...]:
         found.append(f"no rank: {reason}")
     if row["incomplete"]:
         found.append(f"incomplete, lacks controls: {text(row['missing_controls'])}")
+    if narrow := text(row.get("narrow"), 200):
+        found.append(f"narrow: {narrow}")
     extra = text(row.get("extra_data"), 60)
     if extra and extra.lower() not in ("none", "no", "-"):
         found.append(f"extra data: {extra}")
@@ -197,6 +199,7 @@ def _short_notes(row: Row, digest: str) -> list[tuple[str, str]]:
     """Returns notes and asides of a row, each with a short form before what it says in full."""
     short = {
         "incomplete, lacks controls": "incomplete controls",
+        "narrow": "narrow",
         "extra data": "extra data",
         "evaluated under": "older protocol",
         "upper end lowered": "lowered by a challenge",

@@ -12,9 +12,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pydantic_core
 import torch
 
 from benchmark import (
+    bundles,
     challenges,
     compaction,
     downloads,
@@ -27,6 +29,7 @@ from benchmark import (
     submissions,
     weights,
 )
+from benchmark.architectures import described
 from benchmark.datasets import folders, published
 from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.distributed import machine
@@ -35,7 +38,7 @@ from benchmark.evaluations import Flag
 from benchmark.pipeline import auditing, challenging, exporting, shards
 from benchmark.protocols import PROTOCOLS
 from benchmark.report import changes, site
-from fuzz.judging import Reader
+from fuzz.judging import Reader, lay
 from fuzz.mutants import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -681,6 +684,87 @@ def _pixels_again(found: Any, _: Path) -> None:
 # A file that is gone is the caller's to explain.
 _GONE = (FileNotFoundError,)
 
+
+def _draft_files() -> list[Folder]:
+    text = """schema_version = 1
+name = "mine"
+contact = "ada@example.org"
+checkpoints = ["mine/digits/*"]
+protocols = ["digits-linf"]
+tier = "standard"
+[method]
+name = "mine"
+title = "Mine"
+authors = ["Ada Müller"]
+paper = ""
+summary = "One sentence."
+[statement]
+extra_data = ""
+test_data_unused = true
+"""
+    return [{"d.toml": text.encode()}]
+
+
+def _draft_again(found: submissions.Draft, _: Path) -> None:
+    _harmless(found.model_dump(mode="json"))
+
+
+@cache
+def _bundle_files() -> list[Folder]:
+    import tempfile
+
+    inner = {
+        "submission.json": _submission_files()[0]["s.json"],
+        "a/b.bin": bytes(range(256)),
+        "z": b"",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        lay(inner, Path(folder) / "in")
+        bundles.pack(Path(folder) / "in", Path(folder) / "b.zip")
+        return [{"b.zip": (Path(folder) / "b.zip").read_bytes()}]
+
+
+def _read_bundle(place: Path) -> Any:
+    target = place / "private"
+    target.mkdir()
+    found = bundles.snapshot(place / "b.zip", target)
+    bundles.check_names(found)
+    return place / "b.zip", target, found
+
+
+def _bundle_again(found: Any, place: Path) -> None:
+    archive, target, kept = found
+    listed = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+    assert listed == sorted(kept), "other files than were said"
+    # An archive has one spelling: what was read packs into the same bytes.
+    bundles.pack(target, place / "b.zip")
+    assert (place / "b.zip").read_bytes() == archive.read_bytes(), "another spelling"
+
+
+@cache
+def _described_files() -> list[Folder]:
+    from test_described import FINE
+
+    return [{"d.json": _json(said)} for said in FINE.values()]
+
+
+def _read_described(place: Path) -> Any:
+    try:
+        said = pydantic_core.from_json((place / "d.json").read_bytes(), allow_inf_nan=False)
+    except ValueError as error:  # the reader of weights refuses it before
+        raise RecordError("expected JSON, got other text") from error
+    return described.parse(said)
+
+
+def _described_again(description: described.Description, _: Path) -> None:
+    assert described.parse(json.loads(json.dumps(description.plain()))) == description
+    channels = description.shape[0]
+    model = described.build(description, mean=(0.5,) * channels, std=(0.25,) * channels).eval()
+    if sum(p.numel() for p in model.parameters()) < 10**6 and np.prod(description.shape) < 10**4:
+        with torch.no_grad():
+            assert model(torch.zeros(1, *description.shape)).shape == (1, description.classes)
+
+
 READERS: tuple[Reader, ...] = (
     Reader("manifest", _manifests, lambda p: manifest.read_manifest(p / "m.json"), _manifest_again),
     Reader(
@@ -711,6 +795,21 @@ READERS: tuple[Reader, ...] = (
         lambda p: submissions.read(p / "s.json"),
         _submission_again,
         _mended_submission,
+        refusals=_GONE,
+    ),
+    Reader(
+        "draft",
+        _draft_files,
+        lambda p: submissions.read_draft(p / "d.toml"),
+        _draft_again,
+        refusals=_GONE,
+    ),
+    Reader("bundle", _bundle_files, _read_bundle, _bundle_again, refusals=_GONE, may_write=True),
+    Reader(
+        "described network",
+        _described_files,
+        _read_described,
+        _described_again,
         refusals=_GONE,
     ),
     Reader("export", _export_files, _read_export, _export_again, _mended_export),

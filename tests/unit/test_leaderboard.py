@@ -180,6 +180,68 @@ def test_controls_trained_or_measured_in_another_way_do_not_count(changes):
     assert ranked.loc["hydra", "missing_controls"] == "dense, random, magnitude"
 
 
+def controlled(levels, **changes):
+    """Returns dense, random and magnitude rows of one recipe at some sparsities."""
+    rows = [entry("dense", 300, 0.0, **changes)]
+    for level in levels:
+        rows += [entry(method, 200, level, **changes) for method in ("random", "lwm-global")]
+    return rows
+
+
+def narrowness(rows):
+    ranked = rank(pd.DataFrame(rows))
+    return {(row.method, row.sparsity): row.narrow for row in ranked.itertuples()}
+
+
+def test_three_controlled_sparsities_on_one_line_make_a_method_broad():
+    rows = controlled((0.5, 0.9, 0.99))
+    two = [*rows, *(entry("hydra", 290, level) for level in (0.9, 0.99))]
+    found = narrowness(two)
+    reason = "2 of 3 sparsities with all controls (90 %, 99 %; cnn-tiny, unstructured, adversarial)"
+    assert found[("hydra", 0.9)] == found[("hydra", 0.99)] == reason
+    assert {said for (method, _), said in found.items() if method != "hydra"} == {""}
+    broad = [*two, entry("hydra", 290, 0.5), entry("hydra", 290, 0.95, objective="benign")]
+    # One line is enough for all rows of the method, those without controls included.
+    assert set(narrowness(broad).values()) == {""}
+    # A sparsity counts as that of the grid at which it competes.
+    assert narrowness([*two, entry("hydra", 290, 0.92)])[("hydra", 0.92)] == reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"structure": "filter"},
+        {"objective": "benign"},
+        {"architecture": "cnn-large"},
+        {"recipe": "other"},
+        {"tier": "quick"},
+        {"protocol": "mnist-linf"},
+        {"unrankable": "softmax-output"},
+        {"method": "hydra:start=benign"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_sparsities_of_several_lines_do_not_add_up(changes):
+    rows = controlled((0.5, 0.9, 0.99))
+    other = {key: value for key, value in changes.items() if key not in ("unrankable", "method")}
+    if other:
+        rows += controlled((0.5,), **other)
+    rows += [entry("hydra", 290, level) for level in (0.9, 0.99)]
+    rows.append(entry(changes.get("method", "hydra"), 290, 0.5, **other))
+    if "unrankable" in changes:
+        rows[-1]["unrankable"] = changes["unrankable"]
+    assert narrowness(rows)[("hydra", 0.9)].startswith("2 of 3 sparsities")
+
+
+def test_settings_are_part_of_a_method_and_its_sanity_controls_are_controls():
+    rows = controlled((0.5, 0.9, 0.99))
+    rows += [entry("hydra", 290, level) for level in (0.5, 0.9, 0.99)]
+    rows += [entry("hydra:start=benign", 280), entry("shuffled-snip", 90), entry("snip", 210, 0.3)]
+    found = narrowness(rows)
+    assert found.pop(("snip", 0.3)) == "0 of 3 sparsities with all controls"
+    assert set(found.values()) == {""}
+
+
 def test_failed_controls_do_not_count():
     failed = make_row("random", 0.9, status="failed", reason="crash", examples=np.nan)
     rows = [entry("dense", 300, 0.0), entry("lwm-global", 250), failed]

@@ -402,7 +402,10 @@ def test_ranks_and_ties_are_shown():
     assert "others cannot be told apart" in cell.rows[0].rank_words
     assert cell.rows[1].rank_words.startswith("cannot be told apart from the best of its group (p")
     assert "less robust than the best" in cell.rows[2].rank_words
-    assert cell.rows[0].notes == ("incomplete, lacks controls: dense, random, magnitude",)
+    assert cell.rows[0].notes == (
+        "incomplete, lacks controls: dense, random, magnitude",
+        "narrow: 0 of 3 sparsities with all controls",
+    )
 
 
 def test_flags_are_explained(pages):

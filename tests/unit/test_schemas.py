@@ -15,7 +15,7 @@ from benchmark import migrations, records, schemas
 from benchmark.errors import UnknownName
 from benchmark.manifest import Budget, read_manifest
 from benchmark.schemas import SCHEMAS, schema
-from benchmark.submissions import Statement
+from benchmark.submissions import Draft, Statement
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "schemas"
@@ -181,6 +181,8 @@ def documents(name: str) -> dict[str, Any]:
         return records.sealed(record).model_dump(mode="json")
     if name == "submission":
         return test_submissions.submission().model_dump(mode="json")
+    if name == "submission-draft":
+        return Draft.model_validate(test_submissions.DRAFT).model_dump(mode="json")
     challenge = test_challenges.challenge_of(test_challenges.ARRAYS, **test_challenges.SAID)
     return challenge.model_dump(mode="json")
 

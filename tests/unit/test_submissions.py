@@ -12,10 +12,12 @@ from small_project import entry
 
 from benchmark.errors import BenchmarkError, ManifestError, RecordError
 from benchmark.submissions import (
+    LARGEST_DRAFT,
     LARGEST_SUBMISSION,
     Submission,
     content_digest,
     read,
+    read_draft,
     submission_of,
     write,
 )
@@ -49,6 +51,16 @@ SAID: dict[str, Any] = {
     "checkpoints": [entry.model_dump() for entry in (PRUNED, CONTROL)],
     "records": {"digits-linf": [record_entry(PRUNED.id, 1), record_entry(CONTROL.id, 2)]},
     "evidence": [{"file": "evidence/1.npz", "bytes": 5, "sha256": "3" * 64}],
+    "statement": {"extra_data": "", "test_data_unused": True},
+}
+
+
+DRAFT: dict[str, Any] = {
+    "name": "my-entry",
+    "contact": "ada@example.org",
+    "checkpoints": ["mine/digits/*"],
+    "protocols": ["digits-linf"],
+    "method": {"name": "mine"},
     "statement": {"extra_data": "", "test_data_unused": True},
 }
 
@@ -218,3 +230,58 @@ def test_size_is_bounded_and_absence_is_told(tmp_path: Path) -> None:
         stream.truncate(LARGEST_SUBMISSION + 1)
     with pytest.raises(ManifestError, match="at most"):
         read(path)
+
+
+TOML = """\
+name = "my-entry"
+contact = "ada@example.org"
+checkpoints = ["mine/digits/*"]
+protocols = ["digits-linf"]
+
+[method]
+name = "mine"
+
+[statement]
+extra_data = ""
+test_data_unused = true
+"""
+
+
+def test_a_draft_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "submission.toml"
+    path.write_text(TOML)
+    found = read_draft(path)
+    assert (found.tier, found.method.title, found.method.authors) == ("standard", None, None)
+    assert found.checkpoints == ("mine/digits/*",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("ada@example.org", "", "contact"),
+        ("= true", "= false", "statement.test_data_unused: expected true, got false"),
+        ("= true", "= 1", "statement.test_data_unused"),
+        ('name = "my-entry"', 'name = "My entry"', "name"),
+        ('["mine/digits/*"]', "[]", "checkpoints"),
+        ('["digits-linf"]', '"digits-linf"', "protocols"),
+        ('name = "mine"', 'name = "mine"\ncode = "javascript:alert(1)"', "method.code"),
+        ('name = "mine"', 'name = "mine"\nauthors = ["\\u202e"]', "method.authors.0"),
+        ("[method]", "more = 1\n[method]", "more"),
+        ("[method]", 'tier = "huge"\n[method]', "tier"),
+        ("[method]", "[method", "line 6"),
+        ("[method]", "\udcff", "expected TOML"),
+    ],
+)
+def test_a_draft_that_is_not_one_is_refused(tmp_path: Path, old: str, new: str, place: str) -> None:
+    path = tmp_path / "submission.toml"
+    path.write_bytes(TOML.replace(old, new).encode(errors="surrogateescape"))
+    with pytest.raises(RecordError) as raised:
+        read_draft(path)
+    assert place in str(raised.value) and str(raised.value).isprintable()
+
+
+def test_a_large_draft_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "submission.toml"
+    path.write_bytes(b"#" * (LARGEST_DRAFT + 1))
+    with pytest.raises(ManifestError, match="at most"):
+        read_draft(path)
