@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.digests import sha256_of_bytes
-from benchmark.errors import InvariantViolation, RecordError
+from benchmark.errors import InvariantViolation, RecordError, shorten
 from benchmark.evaluations import Examples
 from benchmark.evaluations.confirm import judge
 from benchmark.evaluations.engine import Guard, threat_of
@@ -187,7 +187,7 @@ def found_in(arrays: Mapping[str, Array]) -> dict[str, Found]:
     attacks = [name.removeprefix("positions:") for name in arrays if name.startswith("positions:")]
     expected = {f"{field}:{attack}" for attack in attacks for field in _FIELDS}
     if odd := sorted(expected ^ arrays.keys()):
-        raise RecordError(f"expected whole evidence, got {odd[0][:80]} missing or left over")
+        raise RecordError(f"expected whole evidence, got {shorten(odd[0])} missing or left over")
     return {attack: _found(attack, arrays) for attack in attacks}
 
 
@@ -240,7 +240,7 @@ def _check_parts(attack: str, parts: Mapping[str, Array]) -> None:
     )
     if not whole:
         raise RecordError(
-            f"expected evidence of {attack[:80]} that fits together, got other arrays"
+            f"expected evidence of {shorten(attack)} that fits together, got other arrays"
         )
 
 

@@ -164,7 +164,8 @@ def decode(data: bytes) -> dict[str, Tensor]:
     try:
         stored = load(data)
         shapes, _ = _said(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        # The last two are torch's, of sizes that no tensor can have.
         raise ManifestError(
             f"expected a whole safetensors file, got '{shorten(str(error))}'; restore the original"
         ) from error
@@ -207,6 +208,8 @@ def _said(data: bytes) -> tuple[dict[str, list[int]], object]:
     # pydantic's parser bounds its depth by itself. The standard library's trusts the interpreter's
     # recursion limit, and where that was raised a nested header ends the process.
     metadata = from_json(data[8 : 8 + size]).get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("no table of metadata")
     shapes, description = from_json(metadata.get(_METADATA, "{}")), None
     if _DESCRIBED in metadata:
         if len(metadata) > 1 or len(metadata[_DESCRIBED]) > LARGEST_DESCRIPTION:

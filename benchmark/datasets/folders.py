@@ -265,19 +265,33 @@ def _cache_key(root: Path, files: Sequence[str], decoding: Decoding) -> str:
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    # numpy's own reader believes whatever a file's header says; here only one header is right.
+    head, size = _head(shape), int(np.prod(shape))
     try:
-        pixels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        # Absent or damaged: the images themselves are decoded again.
+        with path.open("rb") as stream:
+            if (
+                os.fstat(stream.fileno()).st_size != len(head) + size
+                or stream.read(len(head)) != head
+            ):
+                return None
+            pixels = np.fromfile(stream, np.uint8, size)
+    except OSError:
+        # Absent or unreadable: the images themselves are decoded again.
         return None
-    return pixels if pixels.dtype == np.uint8 and pixels.shape == shape else None
+    return pixels.reshape(shape) if pixels.size == size else None
+
+
+def _head(shape: tuple[int, ...]) -> bytes:
+    """Returns what stands before the pixels in a cache."""
+    stream = io.BytesIO()
+    about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, about)
+    return stream.getvalue()
 
 
 def _write_cache(path: Path, pixels: NDArray[np.uint8]) -> None:
-    stream = io.BytesIO()
-    np.save(stream, pixels, allow_pickle=False)
     try:
-        write_atomically(path, stream.getvalue())
+        write_atomically(path, _head(pixels.shape) + pixels.tobytes())
         for stale in path.parent.glob(f"{path.name.partition('-')[0]}-*.npy"):
             if stale != path:
                 stale.unlink(missing_ok=True)

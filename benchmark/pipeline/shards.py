@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError
 from torch import nn
 
 from benchmark.datasets import Split, describe, example_list, load, status
@@ -38,10 +39,11 @@ from benchmark.evaluations import (
 )
 from benchmark.evidence import Found, arrays_of, compact, found_in
 from benchmark.files import read_bounded, write_atomically
-from benchmark.manifest import Checkpoint, load_model
+from benchmark.manifest import Checkpoint, Strict, load_model
 from benchmark.outcomes import LARGEST_OUTCOMES, Array, encode_arrays, read_arrays
 from benchmark.pipeline.project import Project
 from benchmark.protocols import Protocol
+from benchmark.records import Count, FlagEntry
 
 _META = "meta"
 _COLUMN, _EVIDENCE = "column/", "evidence/"
@@ -127,6 +129,15 @@ class ShardResult:
     seconds: float
 
 
+class _Meta(Strict):
+    """What a shard file says of its evaluation beside the arrays."""
+
+    flags: tuple[FlagEntry, ...] = Field(strict=False)
+    forwards: Count
+    backwards: Count
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+
+
 def write_shard(path: Path, shard: ShardResult) -> None:
     """Writes a shard atomically."""
     meta = {
@@ -165,12 +176,12 @@ def read_shard(path: Path, wanted: Callable[[str], bool] = _everything) -> Shard
     """
     try:
         arrays = read_arrays(read_bounded(path, LARGEST_OUTCOMES), wanted)
-        meta = json.loads(arrays[_META].tobytes())
-        flags = tuple(Flag(**flag) for flag in meta["flags"])
-        numbers = (int(meta["forwards"]), int(meta["backwards"]), float(meta["seconds"]))
+        meta = _Meta.model_validate_json(arrays[_META].tobytes())
         evidence = found_in(_within(arrays, _EVIDENCE))
-    except (FileNotFoundError, BenchmarkError, KeyError, ValueError, TypeError):
+    except (FileNotFoundError, BenchmarkError, KeyError, ValidationError):
         return None
+    flags = tuple(Flag(**dict(flag)) for flag in meta.flags)
+    numbers = (meta.forwards, meta.backwards, meta.seconds)
     return ShardResult(_within(arrays, _COLUMN), evidence, flags, *numbers)
 
 

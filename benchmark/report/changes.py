@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from benchmark.errors import BenchmarkError
 from benchmark.files import read_bounded
 from benchmark.report.remarks import ranked
@@ -128,7 +130,8 @@ def _compared(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> 
 def _read(path: Path) -> tuple[dict[str, list[str]] | None, list[Change]]:
     """Returns rows and changes of an earlier state; None for a folder without a readable one."""
     try:
-        state: Any = json.loads(read_bounded(path, LARGEST_STATE))
+        # Bounds its depth by itself, and refuses text that no page can hold.
+        state: Any = from_json(read_bounded(path, LARGEST_STATE), allow_inf_nan=False)
         rows = {str(k): [str(part) for part in v] for k, v in state["rows"].items()}
         whole = all(len(parts) == 4 and key.count("|") >= 2 for key, parts in rows.items())
         listed = [Change(**{str(k): str(v) for k, v in one.items()}) for one in state["changes"]]
