@@ -7,7 +7,7 @@ BROWSER_STAMP := $(VENV)/.browser
 COMPRESS := $(BIN)/robustprune compress --fresh --keep-parents
 METHODS := hydra compact-robust atmc bap adversarial-gradual gradual pwoa snip radmm
 
-.PHONY: setup leaderboard test test-browser check lint bench retrain-digits clean help
+.PHONY: setup leaderboard test test-browser fuzz check lint bench retrain-digits clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ $(BROWSER_STAMP): $(STAMP)
 
 test-browser: $(BROWSER_STAMP)  ## the pages in Chromium: scripts, requests, widths, themes, accessibility
 	browser=$$($(BIN)/python tests/browser/chromium.py) && ROBUSTPRUNE_BROWSER="$$browser" $(BIN)/python -m pytest -n auto tests/browser
+
+fuzz: setup  ## 100,000 mutated files and more, to every reader of foreign files
+	PYTHONPATH=tests $(BIN)/python -m fuzz
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ tensors that are read only when they are asked for.
 import io
 import math
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -237,7 +238,9 @@ def _numpy_leaf(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Leaf:
     """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     try:
-        with archive.open(info) as stream:
+        with archive.open(info) as stream, warnings.catch_warnings():
+            # Of headers in the spelling of another Python, which are as good.
+            warnings.simplefilter("ignore")
             version = npy.read_magic(stream)
             shape, fortran, dtype = readers[version](stream, max_header_size=10_000)
     except Exception as error:  # the header is Python text that NumPy parses

@@ -3,6 +3,7 @@
 Another reader is another entry of `READERS`.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.distributed import machine
 from benchmark.errors import BenchmarkError, RecordError
 from benchmark.evaluations import Flag
+from benchmark.foreign import containers, states
 from benchmark.pipeline import auditing, challenging, exporting, shards
 from benchmark.protocols import PROTOCOLS
 from benchmark.report import changes, site
@@ -765,6 +767,36 @@ def _described_again(description: described.Description, _: Path) -> None:
             assert model(torch.zeros(1, *description.shape)).shape == (1, description.classes)
 
 
+@cache
+def _foreign_files() -> list[Folder]:
+    draw = torch.Generator().manual_seed(0)
+    state = {"module.a.weight": torch.randn(4, 3, generator=draw), "module.a.bias": torch.ones(4)}
+    nested = {"state_dict": state, "epoch": 3, "arch": "a", "best": 0.5, "args": [1, None, True]}
+    seeds: list[Folder] = []
+    for tree in (state, nested):
+        for zipped in (True, False):
+            stream = io.BytesIO()
+            torch.save(tree, stream, _use_new_zipfile_serialization=zipped)
+            seeds.append({"w.zip" if zipped else "w.pt": stream.getvalue()})
+    arrays = io.BytesIO()
+    np.savez(arrays, **{name: tensor.numpy() for name, tensor in state.items()})
+    return [*seeds, {"w.npz": arrays.getvalue()}]
+
+
+def _read_foreign(place: Path) -> Any:
+    [path] = [p for p in place.iterdir() if p.name.startswith("w.")] or [place / "w.pt"]
+    found = states.find_state(containers.open_file(path)[0].tree)
+    return found, path.read_bytes()
+
+
+def _foreign_again(read: Any, place: Path) -> None:
+    found, data = read
+    (place / "w.pt").write_bytes(data)
+    again, _ = _read_foreign(place)
+    _same(found.state, again.state)
+    assert all(tensor.dtype is not torch.float64 for tensor in found.state.values())
+
+
 READERS: tuple[Reader, ...] = (
     Reader("manifest", _manifests, lambda p: manifest.read_manifest(p / "m.json"), _manifest_again),
     Reader(
@@ -812,6 +844,7 @@ READERS: tuple[Reader, ...] = (
         _described_again,
         refusals=_GONE,
     ),
+    Reader("foreign weights", _foreign_files, _read_foreign, _foreign_again),
     Reader("export", _export_files, _read_export, _export_again, _mended_export),
     Reader("shard", _shard_files, _read_shard, _shard_again),
     Reader("audit", _audit_files, _read_audit, _audit_again, _mended_audit),

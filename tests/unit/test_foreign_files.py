@@ -345,7 +345,7 @@ def test_truncated_files(cut: float, legacy: bool) -> None:
         (b"<!DOCTYPE html><html><title>Quota</title>", "a web page"),
         (b"\0" * 257 + b"ustar  \0" + b"\0" * 600, "a tar archive"),
         (pickle.dumps({"a": 1}, 2), "a bare pickle"),
-        (os.urandom(4) + b"something", "something else"),
+        (b"\xfe\xed\xfa\xcesomething", "something else"),
     ],
 )
 def test_what_is_no_file_of_weights_is_named(data: bytes, word: str) -> None:
