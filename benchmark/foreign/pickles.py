@@ -11,6 +11,7 @@ whatever the pickle says, so the list of names decides what is read and not what
 import io
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,7 +164,10 @@ def read_pickle(data: bytes, start: int = 0) -> Pickled:
     stream.seek(start)
     machine = _Machine()
     try:
-        value = machine.run(stream)
+        with warnings.catch_warnings():
+            # The standard library's reader warns of odd escapes in names, which are refused anyway.
+            warnings.simplefilter("ignore")
+            value = machine.run(stream)
     except PickleRefused as refusal:
         raise ManifestError(
             f"expected weights as data, got a pickle {refusal}; nothing of it was run: save the "

@@ -55,7 +55,8 @@ def _same(first: Any, second: Any) -> None:
     """Raises AssertionError unless two values are alike, arrays and tensors to the bit."""
     if isinstance(first, torch.Tensor):
         assert first.dtype == second.dtype and first.shape == second.shape, "another tensor"
-        raw = [value.contiguous().flatten().view(torch.uint8) for value in (first, second)]
+        bare = [value.clone(memory_format=torch.contiguous_format) for value in (first, second)]
+        raw = [value.reshape(-1).view(torch.uint8) for value in bare]
         assert torch.equal(*raw), "other bits"
     elif isinstance(first, np.ndarray):
         assert first.dtype == second.dtype and first.shape == second.shape, "another array"
