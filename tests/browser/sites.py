@@ -46,6 +46,8 @@ LEFTWARD = "אבגד 12 זחט"
 OVERRIDES = "\u202e\u202d\u2066\u2067"
 MARKS = "\u200f\u200e\u061c"
 
+# Fields that are addresses or none: what follows https:// is the author's own.
+ADDRESSES = ("url", "mirrors")
 # Manifest fields with text of the author's own, and those that a format or the id binds.
 FREE = (
     "display_name",
@@ -56,7 +58,7 @@ FREE = (
     "extra_data",
     "recipe",
     "file",
-    "url",
+    *ADDRESSES,
 )
 BOUND = {
     *("id", "method", "dataset", "architecture", "objective", "structure", "sparsity", "seed"),
@@ -156,6 +158,11 @@ def _attacks() -> tuple[Callable[[str], str], ...]:
     )
 
 
+def _address(attack: str) -> str:
+    """Returns hostile text as an address, as far as the format of addresses lets it through."""
+    return "https://" + "".join(letter for letter in attack if "!" <= letter <= "~")[:390]
+
+
 def hostile(project: Project, root: Path) -> Site:
     """Renders real records whose manifest is hostile in every field."""
     shutil.copytree(project.root, root)
@@ -163,6 +170,8 @@ def hostile(project: Project, root: Path) -> Site:
     for place, entry in enumerate(project.manifest().checkpoints):
         attack = attacks[place % len(attacks)]
         values: dict[str, Any] = {field: attack(field) for field in FREE}
+        address = _address(attack("url"))
+        values |= {"url": address, "mirrors": [address] * 20}
         values["authors"] = [attack("author"), "Ada"] * 50
         values["budget"] = {**entry.budget.model_dump(), "device": attack("device")}
         entries.append(Checkpoint.model_validate({**entry.model_dump(), **values}))
