@@ -5,19 +5,28 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from fast import DENSE, FAST, SPARSE
+import torch
+from fast import DENSE, EPSILON, FAST, SPARSE, make_project
 from handed_in import MINE, RANDOM, SPARSEST, HandedIn, copy_of, handed_in
 
 from benchmark import cli, records
+from benchmark.attacks import Steps, pgd
 from benchmark.errors import BenchmarkError, ManifestError, RecordError
-from benchmark.manifest import slug, write_manifest
-from benchmark.pipeline import Draw, Project, reviewing, verdicts
+from benchmark.evaluations import Clean, Pgd
+from benchmark.manifest import load_model, slug, write_manifest
+from benchmark.outcomes import attacked
+from benchmark.pipeline import Draw, Project, evaluate_all, reviewing, verdicts
+from benchmark.pipeline.challenging import Sender, challenge, standing
+from benchmark.pipeline.changing import Proposal, changes
 from benchmark.pipeline.receiving import Validation
-from benchmark.pipeline.reviewing import Review, changes, review
+from benchmark.pipeline.reviewing import Review, review
+from benchmark.protocols import PROTOCOLS
 
 DRAW = Draw(0, 0.5)
 
@@ -40,7 +49,7 @@ def files(root: Path) -> dict[str, bytes]:
 def reviewed(honest: HandedIn, head: Project, **how: Any) -> Review:
     """Reviews a folder, and sees to it that neither side was written to."""
     before = files(honest.board.root), files(head.root)
-    found = review(honest.board, head.root, DRAW, **how)
+    found = review(honest.board, Proposal(head.root), DRAW, **how)
     assert (files(honest.board.root), files(head.root)) == before
     return found
 
@@ -61,7 +70,7 @@ def direct(honest: HandedIn, head: Project) -> None:
 
 def test_no_change_is_nothing_to_look_at(honest: HandedIn, head: Project) -> None:
     found = reviewed(honest, head)
-    assert found.changes == changes(honest.board, honest.board.root)
+    assert found.changes == changes(honest.board.root, honest.board.root)
     assert not found.submitted and not found.verified and not found.audits and not found.problems
 
 
@@ -90,9 +99,11 @@ def test_rows_entered_by_hand_are_looked_at_as_well(honest: HandedIn, head: Proj
     direct(honest, head)
     found = reviewed(honest, head)
     assert found.problems == ()
-    assert [entry.id for entry in found.changes.added] == [MINE, SPARSEST]
-    assert found.changes.records == ((FAST.id, slug(MINE)), (FAST.id, slug(SPARSEST)))
+    assert found.changes.added == (MINE, SPARSEST)
+    assert found.changes.records == ((FAST.id, MINE), (FAST.id, SPARSEST))
     assert len(found.verified) == len(found.audits) == 2
+    # Each meets the rows of the board, as those of a bundle do.
+    assert f"| `{RANDOM}` |" in verdicts.review(found)
 
 
 def damage(honest: HandedIn, head: Project, name: str, change: Callable[[Path], None]) -> Review:
@@ -118,7 +129,7 @@ def test_other_weights_are_noticed(honest: HandedIn, head: Project) -> None:
 def test_missing_weights_and_evidence_are_noticed(honest: HandedIn, head: Project) -> None:
     file = honest.author.manifest().find(MINE).file
     found = damage(honest, head, file, Path.unlink)
-    assert any(f"{file} is missing" in problem for problem in found.problems)
+    assert any(f"expected weights of {MINE} in {file}" in p for p in found.problems)
     evidence = records.evidence_folder(head.evidence, FAST.id, SPARSEST)
     shutil.rmtree(evidence)
     assert any(p.startswith(f"{SPARSEST}: ") for p in reviewed(honest, head).problems)
@@ -130,7 +141,7 @@ def test_an_altered_record_is_noticed(honest: HandedIn, head: Project) -> None:
     said["cost"]["clean"]["forwards"] += 1
     path.write_text(json.dumps(said))
     found = reviewed(honest, head)
-    assert found.changes.records == ((FAST.id, slug(SPARSE)),)
+    assert found.changes.records == ((FAST.id, SPARSE),)
     assert any("altered" in problem or "sealed" in problem for problem in found.problems)
 
 
@@ -143,8 +154,11 @@ def test_what_is_gone_or_replaced_is_named(honest: HandedIn, head: Project) -> N
     found = reviewed(honest, head)
     assert f"{RANDOM} is gone from the manifest" in found.problems
     assert any(DENSE in problem and "another entry" in problem for problem in found.problems)
-    assert any("the record" in problem and "is gone" in problem for problem in found.problems)
-    assert found.changes.records == ((FAST.id, slug(DENSE)),)
+    lost = records.record_path(Path("reports/results"), FAST.id, RANDOM)
+    assert f"{lost} is gone" in found.problems
+    assert found.changes.altered == (DENSE,)
+    # What is said of the weights is another thing now, so its record is looked at again.
+    assert [one.checkpoint for one in found.verified] == [DENSE]
 
 
 def test_a_row_without_a_record_is_none(honest: HandedIn, head: Project) -> None:
@@ -159,7 +173,7 @@ def test_a_bundle_that_is_none_is_refused_with_a_reason(honest: HandedIn, head: 
     (head.root / "submissions" / "x.zip").write_bytes(b"PK no archive")
     found = reviewed(honest, head)
     [(path, answer)] = found.submitted
-    assert isinstance(answer, BenchmarkError) and str(path) == "submissions/x.zip"
+    assert isinstance(answer, BenchmarkError) and path == "submissions/x.zip"
     assert len(found.problems) == 1 and "**Refused.**" in verdicts.review(found)
 
 
@@ -171,16 +185,19 @@ def test_links_out_of_the_folder_are_not_followed(
     outside = tmp_path / "outside"
     shutil.move(file, outside)
     file.symlink_to(outside)
-    assert any("leads outside" in problem for problem in reviewed(honest, head).problems)
+    with pytest.raises(RecordError, match="got a link or a device 'checkpoints/"):
+        reviewed(honest, head)
+    file.unlink()
     (head.root / "submissions").mkdir()
     (head.root / "submissions" / "x.zip").symlink_to(honest.bundle)
-    assert changes(honest.board, head.root).bundles == ()
+    with pytest.raises(RecordError, match="got a link or a device 'submissions/x.zip'"):
+        changes(honest.board.root, head.root)
 
 
 def test_a_broken_manifest_stops_the_review(honest: HandedIn, head: Project) -> None:
     head.manifest_path.write_text("{")
     with pytest.raises(ManifestError, match="as JSON"):
-        review(honest.board, head.root, DRAW)
+        review(honest.board, Proposal(head.root), DRAW)
 
 
 def test_too_much_at_a_time_is_refused(
@@ -189,7 +206,7 @@ def test_too_much_at_a_time_is_refused(
     monkeypatch.setattr(reviewing, "MOST_RECORDS", 1)
     direct(honest, head)
     with pytest.raises(ManifestError, match="hand in fewer"):
-        review(honest.board, head.root, DRAW)
+        review(honest.board, Proposal(head.root), DRAW)
 
 
 def test_a_long_report_is_cut(honest: HandedIn, head: Project) -> None:
@@ -223,3 +240,139 @@ def test_the_command(
     assert run() == 9
     assert f"problem: {MINE}" in capsys.readouterr().err
     assert "**Something speaks against it.**" in (tmp_path / "r.md").read_text()
+
+
+def test_records_that_a_board_has_and_nobody_ships_are_not_lost(
+    honest: HandedIn, head: Project, tmp_path: Path
+) -> None:
+    """The digits board is remade on each machine: what is in git is what proposals change."""
+    base = copy_of(honest.board, tmp_path / "base")
+    for side in (base, head):
+        for folder in (side.results, side.evidence):
+            shutil.rmtree(folder)
+    assert reviewed(honest, head).problems
+    found = review(honest.board, Proposal(head.root, base.root), DRAW)
+    assert found.problems == () and found.changes.lost == ()
+
+
+WEAK = replace(
+    FAST,
+    id="weaker-linf",
+    evaluations=(("clean", Clean()), ("pgd", Pgd(Steps(1, Fraction(1, 100)), restarts=1))),
+)
+
+
+def test_a_challenge_is_looked_at_with_the_boards_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, WEAK.id, WEAK)
+    board = make_project(tmp_path / "board", SPARSE)
+    [entry] = board.manifest().checkpoints
+    evaluate_all(board, [entry], WEAK, "quick")
+    head, sender = copy_of(board, tmp_path / "head"), copy_of(board, tmp_path / "sender")
+    where = standing(board, entry, WEAK)
+    alive = attacked(where.outcomes, WEAK, EPSILON)
+    index = torch.from_numpy(where.index[alive].astype(np.int64))
+    trace = pgd(
+        load_model(entry, board.root),
+        where.split.inputs(index),
+        where.split.labels[index],
+        threat=WEAK.threat,
+        steps=Steps(20, Fraction(1, 8)),
+        restarts=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    np.savez(tmp_path / "sent.npz", index=index.numpy(), inputs=trace.adversarial.numpy())
+    ada = Sender("Ada", "PGD", "2026-01-01", "", "")
+    sent = challenge(sender, entry, WEAK, tmp_path / "sent.npz", ada)
+    shutil.copytree(sender.challenges, head.challenges)
+    # Not even the record needs to be shipped.
+    shutil.rmtree(head.results)
+    base = copy_of(board, tmp_path / "base")
+    shutil.rmtree(base.results)
+    proposal = Proposal(head.root, base.root)
+    found = review(board, proposal, DRAW)
+    assert found.problems == () and found.changes.records == ((WEAK.id, SPARSE),)
+    assert sent.after < sent.before
+    assert [one.attacked for one in found.verified] == [pytest.approx(sent.after)]
+    # Inputs that fool nobody are no challenge, whatever their file says.
+    [inputs] = head.challenges.rglob("*.npz")
+    inputs.write_bytes(inputs.read_bytes()[:-1])
+    assert any(SPARSE in problem for problem in review(board, proposal, DRAW).problems)
+    for file in [*head.challenges.rglob("*.*")]:
+        file.rename(file.with_name(f"x{file.name}"))
+    assert review(board, proposal, DRAW).problems
+
+
+def test_weights_that_changed_behind_an_entry_are_noticed(honest: HandedIn, head: Project) -> None:
+    _flip(head.root / head.manifest().find(SPARSE).file)
+    found = reviewed(honest, head)
+    assert found.changes.moved == (SPARSE,)
+    assert any("sha256" in problem for problem in found.problems)
+
+
+def test_a_mirror_may_be_added(honest: HandedIn, head: Project) -> None:
+    entry = head.manifest().find(SPARSE)
+    more = entry.model_copy(update={"mirrors": ("https://example.org/weights",)})
+    write_manifest(head.manifest_path, head.manifest().with_entry(more))
+    found = reviewed(honest, head)
+    assert found.changes.moved == (SPARSE,) and not found.changes.altered
+    assert found.problems == ()
+
+
+def test_weights_may_lie_elsewhere(honest: HandedIn, head: Project, tmp_path: Path) -> None:
+    direct(honest, head)
+    file = head.root / head.manifest().find(MINE).file
+    (tmp_path / "mirror").mkdir()
+    shutil.move(file, tmp_path / "mirror" / file.name)
+    board = replace(honest.board, mirror=tmp_path / "mirror")
+    assert review(board, Proposal(head.root), DRAW).problems == ()
+    assert any("found no such file" in problem for problem in reviewed(honest, head).problems)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reports/results/fast-linf/nobody.json",
+        "reports/evidence/fast-linf/nobody/0.npz",
+        "reports/challenges/fast-linf/nobody/0.json",
+        "checkpoints/digits/nobody.safetensors",
+        "submissions/loose.json",
+    ],
+)
+def test_what_belongs_to_no_checkpoint_is_named(honest: HandedIn, head: Project, name: str) -> None:
+    (head.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (head.root / name).write_bytes(b"x")
+    assert reviewed(honest, head).problems == (f"{name} belongs to no checkpoint of the manifest",)
+
+
+def test_a_bundle_altered_after_it_was_accepted_is_looked_at_again(
+    honest: HandedIn, head: Project, tmp_path: Path
+) -> None:
+    folder = head.root / "submissions" / "my-entry"
+    shutil.unpack_archive(honest.bundle, folder, "zip")
+    base = copy_of(head, tmp_path / "base")
+    assert changes(base.root, head.root).bundles == ()
+    (folder / "comparison.md").write_text("mine is best")
+    found = review(honest.board, Proposal(head.root, base.root), DRAW)
+    assert found.changes.bundles == ("submissions/my-entry",)
+    assert any("comparison.md" in problem for problem in found.problems)
+
+
+def test_code_is_counted_and_not_judged(honest: HandedIn, head: Project) -> None:
+    (head.root / "methods").mkdir()
+    (head.root / "methods" / "mine.py").write_text("raise SystemExit")
+    (head.root / "link").symlink_to("/etc/passwd")
+    found = reviewed(honest, head)
+    assert found.changes.others == ("link", "methods/mine.py") and found.problems == ()
+    assert "| other files, not judged here | 2 |" in verdicts.review(found)
+
+
+@pytest.mark.parametrize("name", ["reports", "checkpoints", "submissions"])
+def test_a_folder_of_data_is_no_link(
+    honest: HandedIn, head: Project, tmp_path: Path, name: str
+) -> None:
+    shutil.rmtree(head.root / name, ignore_errors=True)
+    (head.root / name).symlink_to(tmp_path)
+    with pytest.raises(RecordError, match=f"got a link or a device '{name}'"):
+        changes(honest.board.root, head.root)

@@ -119,6 +119,10 @@ def review(
     folder: Annotated[
         Path, typer.Argument(help="The project as a pull request would have it; only read.")
     ],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="The project as the folder found it; default: this one."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
     fraction: Annotated[
         float, typer.Option(help="Share of each record's examples measured again, in (0, 1].")
@@ -133,13 +137,18 @@ def review(
     """
     from benchmark.pipeline import reviewing, verdicts
     from benchmark.pipeline.auditing import Draw
+    from benchmark.pipeline.changing import Proposal
 
     project_manifest()
     scrutiny = _scrutiny(bounds, seed)
     try:
         with progress_bar("review") as watch:
             found = reviewing.review(
-                where.project, folder, Draw(scrutiny.seed, fraction), bounds, watch
+                where.project,
+                Proposal(folder, base),
+                Draw(scrutiny.seed, fraction),
+                bounds,
+                watch,
             )
     except BenchmarkError as error:
         if report is not None:

@@ -199,7 +199,7 @@ def refuse(found: Validation) -> None:
 @contextmanager
 def _received(project: Project, source: Path, scrutiny: Scrutiny, watch: Watch) -> Iterator[_Case]:
     """Gives a private copy of a submission, which is gone afterwards."""
-    with _private_folder() as folder:
+    with private_folder() as folder:
         files = copied(source, folder, watch)
         submission = _read(folder, files)
         yield _Case(
@@ -215,7 +215,12 @@ def _received(project: Project, source: Path, scrutiny: Scrutiny, watch: Watch) 
 
 
 @contextmanager
-def _private_folder() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
+    """Gives an empty folder that nobody else can look into, and that is gone afterwards.
+
+    Raises:
+        StorageError: there is no room for one.
+    """
     try:
         folder = tempfile.TemporaryDirectory(prefix="robustprune-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -5,64 +5,41 @@ written to it or to the board: what changed is copied, file by file and bounded,
 project, where bundles are accepted, records verified, and a share of each measured again.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmark import records
 from benchmark.errors import BenchmarkError, ManifestError, RecordError, StorageError, shorten
 from benchmark.files import inside, read_bounded, write_atomically
-from benchmark.leaderboard import DENSE
 from benchmark.manifest import (
-    LARGEST_MANIFEST,
     LARGEST_WEIGHTS,
     Checkpoint,
     Manifest,
+    load_model,
     read_manifest,
     slug,
+    weights_file,
     write_manifest,
 )
 from benchmark.pipeline.auditing import CONTRADICTIONS, Audit, Draw, audit_all
-from benchmark.pipeline.bringing import lacking
+from benchmark.pipeline.bringing import bring, lacking
+from benchmark.pipeline.changing import Changes, Proposal, changes
 from benchmark.pipeline.evaluating import parent_of
 from benchmark.pipeline.project import MANIFEST, Project, Watch, silent
-from benchmark.pipeline.receiving import (
-    EVIDENCE,
-    RESULTS,
-    Scrutiny,
-    Validation,
-    accept,
-    validate,
+from benchmark.pipeline.receiving import Scrutiny, Validation, accept, private_folder, validate
+from benchmark.pipeline.standing import (
+    Standing,
+    board_digest,
+    comparison,
+    rows_under,
+    standings,
 )
 from benchmark.pipeline.verifying import Verification, verify_all
 from benchmark.protocols import PROTOCOLS
 
-# Where a pull request puts bundles, as archives or unpacked.
-BUNDLES = Path("submissions")
-
 # A pull request with more is looked at by hand.
 MOST_BUNDLES, MOST_RECORDS = 20, 2_000
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a folder has that a board has not, and the other way round.
-
-    Attributes:
-        bundles: archives and folders of unpacked ones, new or altered, relative to the folder.
-        added: checkpoints that are new.
-        altered: checkpoints whose entry differs, as the folder has them.
-        removed: ids that are gone.
-        records: protocol and id of records that are new or altered.
-        lost: protocol and id of records that are gone.
-    """
-
-    bundles: tuple[Path, ...]
-    added: tuple[Checkpoint, ...]
-    altered: tuple[Checkpoint, ...]
-    removed: tuple[str, ...]
-    records: tuple[tuple[str, str], ...]
-    lost: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -74,95 +51,59 @@ class Review:
         submitted: each bundle, with what came of validating it, or why there is nothing in it.
         verified: every changed record, those of bundles included.
         audits: of the same records.
+        comparison: of the rows that are entered by hand with the board's, in Markdown.
         problems: all that speaks against the change.
     """
 
     changes: Changes
-    submitted: tuple[tuple[Path, Validation | BenchmarkError], ...]
+    submitted: tuple[tuple[str, Validation | BenchmarkError], ...]
     verified: tuple[Verification, ...]
     audits: tuple[Audit, ...]
+    comparison: str
     problems: tuple[str, ...]
 
 
-def changes(board: Project, folder: Path) -> Changes:
-    """Returns what changed between a board and a folder.
+@dataclass
+class _Case:
+    """A proposal and the board that it is for, with the private project where it is looked at."""
 
-    Raises:
-        ManifestError: the folder's manifest breaks the format, or a path leads out of the folder.
-        StorageError: it cannot be read.
-    """
-    before, after = board.manifest(), read_manifest(inside(folder, MANIFEST))
-    old = {entry.id: entry for entry in before.checkpoints}
-    new = {entry.id: entry for entry in after.checkpoints}
-    there, now = _records(board.root), _records(folder)
-    touched = {name for name in new if name in old and new[name] != old[name]}
-    stems = {slug(name) for name in touched}
-    return Changes(
-        bundles=tuple(_bundles(board.root, folder)),
-        added=tuple(entry for name, entry in new.items() if name not in old),
-        altered=tuple(new[name] for name in sorted(touched)),
-        removed=tuple(sorted(old.keys() - new.keys())),
-        records=tuple(
-            key
-            for key in sorted(now)
-            if key not in there or key[1] in stems or not _same(there[key], now[key])
-        ),
-        lost=tuple(sorted(there.keys() - now.keys())),
-    )
+    board: Project
+    folder: Path
+    private: Project
+    found: Changes
+    draw: Draw
+    share: float
+    watch: Watch
+    problems: list[str] = field(default_factory=list)
 
-
-def _records(root: Path) -> dict[tuple[str, str], Path]:
-    """Returns the record files of a folder by protocol and stem, those of known protocols."""
-    found = {}
-    for protocol in PROTOCOLS:
-        for path in sorted((root / RESULTS / protocol).glob("*.json")):
-            found[protocol, path.stem] = inside(root, str(path.relative_to(root)))
-    return found
-
-
-def _bundles(board: Path, folder: Path) -> Iterator[Path]:
-    """Yields bundles that the board's own folder has not, or has with other bytes."""
-    for path in sorted((folder / BUNDLES).glob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix == ".zip" and not path.is_symlink() and path.is_file():
-            if not _same(board / relative, inside(folder, str(relative))):
-                yield relative
-        elif path.is_dir() and (path / "submission.json").exists():
-            if not _same(board / relative / "submission.json", path / "submission.json"):
-                yield relative
-
-
-def _same(first: Path, second: Path) -> bool:
-    try:
-        if first.stat().st_size != second.stat().st_size:
-            return False
-        return read_bounded(first, LARGEST_WEIGHTS) == read_bounded(second, LARGEST_WEIGHTS)
-    except (OSError, BenchmarkError):
-        return False
+    @property
+    def scrutiny(self) -> Scrutiny:
+        return Scrutiny(self.share, self.draw.seed)
 
 
 def review(
-    board: Project, folder: Path, draw: Draw, share: float = 0.1, watch: Watch = silent
+    board: Project, proposal: Proposal, draw: Draw, share: float = 0.1, watch: Watch = silent
 ) -> Review:
-    """Validates, verifies and audits what a folder changes on a board.
+    """Validates, verifies and audits what a proposal changes on a board.
 
     Args:
-        board: as it stands; it stays so.
-        folder: the project as it would be, foreign.
+        board: as it stands, with its records; it stays so.
+        proposal: the project as it would be.
         draw: which share is measured again.
         share: of the examples whose bounds are computed again.
         watch: told after each step.
 
     Raises:
-        ManifestError: the folder's manifest breaks the format, or more changed than can be looked
+        ManifestError: the proposal's manifest breaks the format, or more changed than can be looked
             at.
+        RecordError: links or devices among its data.
         StorageError: the disk refuses.
     """
-    found = changes(board, folder)
+    found = changes(proposal.base or board.root, proposal.folder)
     _refuse_too_much(found)
-    with tempfile.TemporaryDirectory(prefix="robustprune-", ignore_cleanup_errors=True) as name:
-        private = replace(board, root=Path(name).resolve())
-        return _reviewed(board, folder, private, found, (draw, share), watch)
+    with private_folder() as name:
+        private = replace(board, root=name)
+        return _reviewed(_Case(board, proposal.folder, private, found, draw, share, watch))
 
 
 def refuse(found: Review) -> None:
@@ -186,111 +127,159 @@ def _refuse_too_much(found: Changes) -> None:
         )
 
 
-def _reviewed(
-    board: Project,
-    folder: Path,
-    private: Project,
-    found: Changes,
-    how: tuple[Draw, float],
-    watch: Watch,
-) -> Review:
-    draw, share = how
-    problems = list(_plain_problems(found))
-    problems += _copied(board, folder, private, found)
-    scrutiny = Scrutiny(share, draw.seed)
-    submitted = list[tuple[Path, Validation | BenchmarkError]]()
-    for relative in found.bundles:
-        answer = _submitted(board, private, folder / relative, scrutiny, watch)
-        submitted.append((relative, answer))
-        if isinstance(answer, BenchmarkError):
-            problems.append(f"{shorten(str(relative))}: {answer}")
-        else:
-            problems += [f"{shorten(str(relative))}: {problem}" for problem in answer.problems]
-    direct = [path for _, path in sorted(_records(private.root).items())]
-    verified = verify_all(private, direct, share=share, seed=draw.seed, watch=watch)
-    problems += [f"{one.checkpoint}: {line}" for one in verified for line in one.findings]
-    sound = {(one.protocol, one.checkpoint) for one in verified if not one.findings}
-    audits = _audited(private, sorted(sound), draw, watch)
-    problems += _contradicted(audits)
-    return Review(found, tuple(submitted), tuple(verified), tuple(audits), tuple(problems))
+def _reviewed(case: _Case) -> Review:
+    by_hand = _taken(case)
+    case.problems += _plain_problems(case.found, by_hand)
+    submitted = [(place, _submitted(case, place)) for place in case.found.bundles]
+    for place, answer in submitted:
+        said = [answer] if isinstance(answer, BenchmarkError) else answer.problems
+        case.problems += [f"{shorten(place)}: {problem}" for problem in said]
+    private = case.private
+    verified = verify_all(
+        private,
+        records.paths(private.results),
+        share=case.share,
+        seed=case.draw.seed,
+        watch=case.watch,
+    )
+    case.problems += [f"{one.checkpoint}: {line}" for one in verified for line in one.findings]
+    sound = sorted((one.protocol, one.checkpoint) for one in verified if not one.findings)
+    audits = _audited(case, sound)
+    case.problems += _contradicted(audits)
+    text = _compared(case, [key for key in sound if key in by_hand])
+    # What lies in the private folder is named as it is in the proposal.
+    problems = tuple(line.replace(f"{private.root}/", "") for line in case.problems)
+    return Review(case.found, tuple(submitted), tuple(verified), tuple(audits), text, problems)
 
 
-def _plain_problems(found: Changes) -> Iterator[str]:
-    """Yields what needs no look into any file."""
+def _plain_problems(found: Changes, by_hand: set[tuple[str, str]]) -> Iterator[str]:
+    """Yields what speaks against a change by itself."""
     for name in found.removed:
         yield f"{name} is gone from the manifest"
-    for entry in found.altered:
-        yield f"{entry.id} has another entry than before: its id needs another seed or method"
-    for protocol, stem in found.lost:
-        yield f"the record {shorten(stem, 200)} under {protocol} is gone"
-    recorded = {stem for _, stem in found.records}
-    for entry in found.added:
-        if slug(entry.id) not in recorded:
-            yield f"{entry.id} is new and has no record"
+    for name in found.altered:
+        yield f"{name} has another entry than before: its id needs another seed or method"
+    for name in found.lost:
+        yield f"{shorten(name, 300)} is gone"
+    for name in found.strays:
+        yield f"{shorten(name, 300)} belongs to no checkpoint of the manifest"
+    recorded = {name for _, name in by_hand}
+    for name in found.added:
+        if name not in recorded:
+            yield f"{name} is new and has no record"
+    for protocol, name in found.records:
+        if (protocol, name) not in by_hand:
+            yield (
+                f"{name} has evidence or challenges under {shorten(protocol)} and no record there"
+            )
 
 
-def _submitted(
-    board: Project, private: Project, bundle: Path, scrutiny: Scrutiny, watch: Watch
-) -> Validation | BenchmarkError:
+def _submitted(case: _Case, place: str) -> Validation | BenchmarkError:
     """Returns what came of a bundle, and enters it in the private project if it holds."""
     try:
-        answer = validate(board, bundle, scrutiny, watch)
+        bundle = inside(case.folder, place)
+        answer = validate(case.board, bundle, case.scrutiny, case.watch)
         if not answer.problems:
-            accept(private, bundle, scrutiny, watch)
+            accept(case.private, bundle, case.scrutiny, case.watch)
     except BenchmarkError as error:
         return error
     return answer
 
 
-def _copied(board: Project, folder: Path, private: Project, found: Changes) -> list[str]:
-    """Copies what the checks of changed records need; returns why some of it cannot be."""
-    problems = []
-    entries = [*found.added, *found.altered]
-    changed = {slug(entry.id) for entry in entries} | {stem for _, stem in found.records}
-    merged = {entry.id: entry for entry in [*board.manifest().checkpoints, *entries]}
-    manifest = Manifest(checkpoints=tuple(merged[name] for name in sorted(merged)))
-    write_manifest(private.manifest_path, manifest)
-    for entry in manifest.checkpoints:
-        own = entry.id in {one.id for one in entries}
-        if own or slug(entry.id) in changed or entry.method == DENSE:
-            source = folder if own else board.root
-            problems += _copy(source, private.root, entry.file, entry.bytes)
-    for protocol, stem in found.records:
-        for suffix in (".json", ".npz"):
-            name = str(RESULTS / protocol / f"{stem}{suffix}")
-            problems += _copy(folder, private.root, name, LARGEST_MANIFEST)
-        evidence = folder / EVIDENCE / protocol / stem
-        for path in sorted(evidence.glob("*.npz")):
-            name = str(path.relative_to(folder))
-            problems += _copy(folder, private.root, name, LARGEST_WEIGHTS)
-    return problems
+# --- What the checks need, in a private project ---------------------------------------------------
 
 
-def _copy(source: Path, target: Path, name: str, limit: int) -> list[str]:
+def _taken(case: _Case) -> set[tuple[str, str]]:
+    """Takes what is changed by hand, and returns protocol and checkpoint of the records."""
+    now = {entry.id: entry for entry in read_manifest(inside(case.folder, MANIFEST)).checkpoints}
+    entries = [now[name] for name in case.found.checkpoints]
+    merged = {entry.id: entry for entry in [*case.board.manifest().checkpoints, *entries]}
+    write_manifest(
+        case.private.manifest_path,
+        Manifest(checkpoints=tuple(merged[name] for name in sorted(merged))),
+    )
+    taken = set()
+    # A record speaks of its entry, so with another entry it is looked at as well.
+    for entry in entries:
+        _take_weights(case, entry)
+        for protocol in PROTOCOLS.values():
+            if protocol.dataset == entry.dataset and _take_record(case, protocol.id, entry.id):
+                taken.add((protocol.id, entry.id))
+    return taken
+
+
+def _take_weights(case: _Case, entry: Checkpoint) -> None:
+    """Takes weights from the proposal, else from the board, else from where the entry says."""
     try:
-        write_atomically(target / name, read_bounded(inside(source, name), limit), durable=False)
+        if not _copy(case, case.folder, entry.file):
+            known = weights_file(entry, case.board.root)
+            if known is not None:
+                data = read_bounded(known, LARGEST_WEIGHTS)
+                write_atomically(inside(case.private.root, entry.file), data, durable=False)
+        bring(case.private, [entry], case.watch)
+        load_model(entry, case.private.root)
+    except BenchmarkError as error:
+        case.problems.append(str(error))
+
+
+def _take_record(case: _Case, protocol: str, checkpoint: str) -> bool:
+    """Takes a record, its evidence and its challenges, each from the proposal or else the board.
+
+    Returns:
+        whether there is a record.
+    """
+    stem = slug(checkpoint)
+    record = [f"reports/results/{protocol}/{stem}{suffix}" for suffix in (".json", ".npz")]
+    there = _copy_all(case, record)
+    for kind in ("evidence", "challenges"):
+        folder = f"reports/{kind}/{protocol}/{stem}"
+        sides = (case.folder, case.board.root)
+        names = {p.name for side in sides for p in inside(side, folder).glob("*") if p.is_file()}
+        _copy_all(case, [f"{folder}/{name}" for name in sorted(names)])
+    return there
+
+
+def _copy_all(case: _Case, names: Sequence[str]) -> bool:
+    """Copies files that belong together from one side; returns whether it has any."""
+    for side in (case.folder, case.board.root):
+        try:
+            if any([_copy(case, side, name) for name in names]):
+                return True
+        except (ManifestError, StorageError) as error:
+            case.problems.append(str(error).replace(f"{side}/", ""))
+            return True
+    return False
+
+
+def _copy(case: _Case, side: Path, name: str) -> bool:
+    """Copies a file; returns whether it is there."""
+    try:
+        data = read_bounded(inside(side, name), LARGEST_WEIGHTS)
     except FileNotFoundError:
-        return [f"{shorten(name, 300)} is missing"]
-    except (ManifestError, StorageError) as error:
-        return [f"{shorten(name, 300)}: {str(error).replace(str(source), '')}"]
-    return []
+        return False
+    write_atomically(inside(case.private.root, name), data, durable=False)
+    return True
 
 
-def _audited(
-    private: Project, sound: Sequence[tuple[str, str]], draw: Draw, watch: Watch
-) -> list[Audit]:
-    """Returns an audit of every record that verified."""
-    manifest, found = private.manifest(), list[Audit]()
+# --- Audits and comparison ------------------------------------------------------------------------
+
+
+def _audited(case: _Case, sound: Sequence[tuple[str, str]]) -> list[Audit]:
+    """Returns an audit of every record that verified and whose weights are at hand."""
+    manifest, found = case.private.manifest(), list[Audit]()
     for protocol in dict.fromkeys(name for name, _ in sound):
         entries = [manifest.find(name) for board, name in sound if board == protocol]
-        at_hand = [entry for entry in entries if not lacking(private, [entry])]
-        parents = [parent_of(entry, manifest) for entry in at_hand]
-        ready = [
-            entry
-            for entry, parent in zip(at_hand, parents, strict=True)
-            if parent is None or not lacking(private, [parent])
-        ]
-        found += audit_all(private, ready, PROTOCOLS[protocol], draw, watch)
+        ready = []
+        for entry in entries:
+            parent = parent_of(entry, manifest)
+            needed = [one for one in (entry, parent) if one is not None]
+            for one in lacking(case.private, needed):
+                _take_weights(case, one)
+            if not lacking(case.private, needed):
+                ready.append(entry)
+        try:
+            found += audit_all(case.private, ready, PROTOCOLS[protocol], case.draw, case.watch)
+        except BenchmarkError as error:
+            case.problems.append(f"{protocol}: {error}")
     return found
 
 
@@ -302,3 +291,22 @@ def _contradicted(audits: Sequence[Audit]) -> Iterator[str]:
                     f"{one.report.checkpoint_id}: an audit contradicts {finding.wrong} of "
                     f"{finding.sampled} outcomes of kind {finding.kind}"
                 )
+
+
+def _compared(case: _Case, by_hand: Sequence[tuple[str, str]]) -> str:
+    """Returns how rows entered by hand compare with the board's; empty where there are none."""
+    boards: dict[str, str] = {}
+    lines: list[Standing] = []
+    board, private = case.board, case.private
+    for protocol in dict.fromkeys(name for name, _ in by_hand):
+        ids = {name for known, name in by_hand if known == protocol}
+        try:
+            others = rows_under(protocol, board.results, board.manifest(), board.challenges, ids)
+        except BenchmarkError as error:
+            case.problems.append(f"the board itself does not hold under {protocol}: {error}")
+            continue
+        all_of_them = rows_under(protocol, private.results, private.manifest(), private.challenges)
+        ours = [row for row in all_of_them if row.checkpoint.id in ids]
+        boards[protocol] = board_digest(others)
+        lines += standings(others, ours)
+    return comparison("rows entered by hand", boards, lines) if lines else ""

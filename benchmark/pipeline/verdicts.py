@@ -5,8 +5,9 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.pipeline.auditing import Audit
+from benchmark.pipeline.changing import Changes
 from benchmark.pipeline.receiving import Validation
-from benchmark.pipeline.reviewing import Changes, Review
+from benchmark.pipeline.reviewing import Review
 from benchmark.pipeline.verifying import Verification
 from benchmark.report.markdown import code, table
 from benchmark.report.wording import percent
@@ -64,13 +65,15 @@ def review(found: Review) -> str:
         parts += ["## Problems", _listed(list(found.problems[:_MOST]), len(found.problems))]
     for path, answer in found.submitted:
         if isinstance(answer, BenchmarkError):
-            parts.append(refusal(path, answer))
+            parts.append(refusal(Path(path), answer))
         else:
             parts.append(report(answer))
     if found.verified:
         parts += ["## Records verified", _table_of(found.verified)]
     if found.audits:
         parts += ["## Records audited", _audited(found.audits)]
+    if found.comparison:
+        parts.append(found.comparison)
     text = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     if len(text) <= LARGEST_REVIEW:
         return text
@@ -86,9 +89,12 @@ def _changes(found: Changes) -> str:
         "bundles": len(found.bundles),
         "new checkpoints": len(found.added),
         "altered entries": len(found.altered),
+        "weights elsewhere or other": len(found.moved),
         "removed entries": len(found.removed),
-        "new or altered records": len(found.records),
-        "removed records": len(found.lost),
+        "new or altered records, evidence, challenges": len(found.records),
+        "removed files of data": len(found.lost),
+        "files of data that belong nowhere": len(found.strays),
+        "other files, not judged here": len(found.others),
     }
     return table(("what changed", "#number"), [(name, str(n)) for name, n in counts.items()])
 
