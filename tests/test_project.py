@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 import methods
-from benchmark import records
 from benchmark.attacks import Steps, pgd
 from benchmark.handbook import listed
 from benchmark.manifest import Checkpoint, load_model, read_manifest
@@ -85,11 +83,6 @@ def test_protocols_change_only_with_their_version() -> None:
     )
 
 
-def test_unshipped_checkpoints_say_how_to_get_them() -> None:
-    for entry in MANIFEST.checkpoints:
-        assert entry in SHIPPED or entry.url or entry.recipe in RECIPES
-
-
 def test_embedded_board_is_complete() -> None:
     embedded = [e for e in SHIPPED if e.dataset == "digits" and e.objective == "adversarial"]
     grid = {s for s in PROTOCOLS["digits-linf"].unstructured if s > 0}
@@ -108,20 +101,6 @@ def test_embedded_board_is_complete() -> None:
     assert {e.objective for e in SHIPPED if e.dataset == "digits"} == OBJECTIVES.keys() - {"trades"}
     # Fifty files of at most 40 kB; git keeps each version of them.
     assert sum(e.bytes for e in SHIPPED if e.dataset == "digits") < 800_000
-
-
-def test_committed_records_are_valid(tmp_path: Path) -> None:
-    # The digits board is made on each machine, so what lies there is nobody's promise.
-    shutil.copytree(
-        ROOT / "reports" / "results",
-        tmp_path / "results",
-        ignore=shutil.ignore_patterns("digits-linf"),
-    )
-    # Damage, staleness and contradictory outcomes all raise.
-    for row in records.load_all(tmp_path / "results", MANIFEST):
-        table = records.frame([row])
-        assert (table.certified_accuracy <= table.robust_accuracy).all()
-        assert (table.robust_accuracy <= table.clean_accuracy).all()
 
 
 def test_digits_records_and_pages_are_not_committed() -> None:
