@@ -104,6 +104,27 @@ def test_what_is_hashed_is_what_is_decoded(
         manifest.load_model(dense, project.root)
 
 
+def altered(entry: Checkpoint, project: Project) -> Path:
+    """Alters one bit of what the cache has of a checkpoint."""
+    kept = kept_weights(entry, project.root)
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.write_bytes(data)
+    return kept
+
+
+def test_what_was_altered_in_the_cache_is_brought_again(project: Project, tmp_path: Path) -> None:
+    [entry, other] = moved(project, tmp_path / "mirror")
+    mirrored = replace(project, mirror=tmp_path / "mirror")
+    bring(mirrored, [entry, other])
+    altered(entry, project)
+    assert lacking(project, [entry, other]) == [entry]
+    with pytest.raises(ManifestError, match="found an altered copy in the cache; it has no addr"):
+        bring(project, [entry])
+    assert [one.place for one in bring(mirrored, [entry, other])] == ["mirror", "cache"]
+    manifest.load_model(entry, project.root)
+
+
 # --- Over a network -------------------------------------------------------------------------------
 
 
@@ -174,6 +195,21 @@ def test_a_broken_fetch_goes_on(project: Project, remote: Checkpoint, site: Site
     assert run("fetch", SPARSE)[0] == 0
     assert [asked for _, asked in site.asked] == ["", "bytes=1000-"]
     manifest.load_model(remote, project.root)
+
+
+def test_an_altered_cache_is_fetched_again(
+    project: Project, remote: Checkpoint, site: Site, run: Run
+) -> None:
+    assert run("fetch")[0] == 0
+    kept = altered(remote, project)
+    assert run("fetch")[0] == 0 and len(site.asked) == 2
+    assert kept.read_bytes() == site.content
+    # Where the network has it no more, what is wrong is not kept as if it were right.
+    altered(remote, project)
+    site.status = 404
+    assert run("fetch")[0] == 14
+    with pytest.raises(ManifestError):
+        manifest.load_model(remote, project.root)
 
 
 def test_changed_weights_never_get_in(project: Project, remote: Checkpoint, site: Site) -> None:

@@ -50,7 +50,8 @@ def bring(
 ) -> list[Brought]:
     """Returns where the weights of each checkpoint are, once all of them are at hand.
 
-    What lies there already is taken without a look: whoever loads it verifies it.
+    A project's own file is taken without a look: whoever loads it verifies it. What the cache has
+    is looked at, since what was altered there can be brought again.
 
     Args:
         project: where to look; its `mirror` and `download` say where else.
@@ -67,20 +68,33 @@ def bring(
 
 
 def lacking(project: Project, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Returns the checkpoints whose weights are neither in the project nor in its cache."""
-    return [entry for entry in checkpoints if weights_file(entry, project.root) is None]
+    """Returns the checkpoints whose weights are neither in the project nor, whole, in its cache."""
+    return [entry for entry in checkpoints if _at_hand(project, entry) is None]
+
+
+def _at_hand(project: Project, entry: Checkpoint) -> Path | None:
+    """Returns the file that holds a checkpoint's weights; what was altered in the cache is none."""
+    path = weights_file(entry, project.root)
+    if path is None or path != kept_weights(entry, project.root):
+        return path
+    try:
+        verified_weights(entry, path)
+    except (FileNotFoundError, ManifestError):  # the first: another process dropped it just now
+        return None
+    return path
 
 
 def _bring_one(project: Project, entry: Checkpoint, watch: Watch, rules: Rules) -> Brought:
     kept = kept_weights(entry, project.root)
-    path = weights_file(entry, project.root)
+    path = _at_hand(project, entry)
     if path is not None:
         return Brought(entry, "cache" if path == kept else "project", path)
     if _from_mirror(project, entry, kept):
         return Brought(entry, "mirror", kept)
     if not project.download or not entry.sources:
+        found = "an altered copy in the cache" if kept.exists() else "no such file"
         raise ManifestError(
-            f"expected weights of {entry.id} in {shorten(entry.file, 200)}, found no such file; "
+            f"expected weights of {entry.id} in {shorten(entry.file, 200)}, found {found}; "
             f"{_how_to_get(project, entry)}"
         )
 
