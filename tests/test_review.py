@@ -1,6 +1,7 @@
 """Review: what a pull request changes is found, and put to every check, without touching it."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fast import DENSE, EPSILON, FAST, SPARSE, make_project
-from handed_in import MINE, RANDOM, SPARSEST, HandedIn, copy_of, handed_in
+from handed_in import MINE, RANDOM, SPARSEST, HandedIn, copy_of, entered, handed_in
 
 from benchmark import cli, records
 from benchmark.attacks import Steps, pgd
@@ -320,6 +321,33 @@ def test_a_mirror_may_be_added(honest: HandedIn, head: Project) -> None:
     assert found.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"display_name": "=cmd()"}, "display_name of mine/.* has what a spreadsheet takes"),
+        ({"authors": ("<img src=x>",)}, "authors.0 of mine/.* has what a browser takes"),
+        ({"file": "checkpoints_manifest.json"}, "its weights in checkpoints_manifest.json instead"),
+        ({"file": "reports/audits/x.json"}, "has its weights in reports/audits/x.json instead"),
+        ({"file": "../x"}, "has its weights in ../x instead"),
+    ],
+)
+def test_entries_made_by_hand_are_held_to_the_rules_of_bundles(
+    honest: HandedIn, head: Project, changes: dict[str, Any], words: str
+) -> None:
+    direct(honest, head)
+    entry = head.manifest().find(MINE).model_copy(update=changes)
+    write_manifest(head.manifest_path, head.manifest().with_entry(entry))
+    found = reviewed(honest, head)
+    assert any(re.search(words, problem) for problem in found.problems), found.problems
+
+
+def test_weights_of_another_row_are_noticed(honest: HandedIn, head: Project) -> None:
+    """A copy of a good row under another method's name."""
+    entered(head, MINE, SPARSE)
+    problems = reviewed(honest, head).problems
+    assert f"{MINE} has the weights of {SPARSE}" in problems
+
+
 def test_weights_may_lie_elsewhere(honest: HandedIn, head: Project, tmp_path: Path) -> None:
     direct(honest, head)
     file = head.root / head.manifest().find(MINE).file
@@ -343,7 +371,9 @@ def test_weights_may_lie_elsewhere(honest: HandedIn, head: Project, tmp_path: Pa
 def test_what_belongs_to_no_checkpoint_is_named(honest: HandedIn, head: Project, name: str) -> None:
     (head.root / name).parent.mkdir(parents=True, exist_ok=True)
     (head.root / name).write_bytes(b"x")
-    assert reviewed(honest, head).problems == (f"{name} belongs to no checkpoint of the manifest",)
+    assert reviewed(honest, head).problems == (
+        f"{name} is of no checkpoint of the manifest, and of no bundle",
+    )
 
 
 def test_a_bundle_altered_after_it_was_accepted_is_looked_at_again(

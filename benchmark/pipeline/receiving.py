@@ -334,7 +334,7 @@ def _misplaced(what: str, expected: str, got: str) -> RecordError:
 def _texts(case: _Case) -> Iterator[BenchmarkError]:
     """No text is meant for a browser, a spreadsheet or a terminal instead of a reader."""
     said = case.submission.model_dump(mode="json")
-    for place, value in _strings(said):
+    for place, value in strings(said):
         if reason := harmful(value):
             yield ManifestError(
                 f"expected text for readers in {shorten(place, 100)}, got {reason}: "
@@ -348,16 +348,16 @@ def _texts(case: _Case) -> Iterator[BenchmarkError]:
             )
 
 
-def _strings(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def strings(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Yields every text of plain data with its place, keys included."""
     if isinstance(value, dict):
         for key, item in value.items():
             inner = f"{place}.{key}" if place else str(key)
             yield inner, str(key)
-            yield from _strings(item, inner)
+            yield from strings(item, inner)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _strings(item, f"{place}.{number}")
+            yield from strings(item, f"{place}.{number}")
     elif isinstance(value, str):
         yield place, value
 
@@ -592,7 +592,7 @@ def _record(case: _Case, chosen: Protocol, listed: submissions.SubmittedRecord) 
             f"expected the record of {name} with content digest {listed.content_digest[:12]}…, got "
             f"{record.content_digest[:12]}…; make the bundle again"
         )
-    for place, value in _strings(record.model_dump(mode="json", exclude={"seals"})):
+    for place, value in strings(record.model_dump(mode="json", exclude={"seals"})):
         # A sentence about a flag may begin as it likes: tables show it behind the flag's name.
         if (reason := harmful(value)) and "formula" not in reason:
             raise RecordError(

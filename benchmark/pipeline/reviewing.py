@@ -5,7 +5,7 @@ written to it or to the board: what changed is copied, file by file and bounded,
 project, where bundles are accepted, records verified, and a share of each measured again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,16 @@ from benchmark.pipeline.bringing import bring, lacking
 from benchmark.pipeline.changing import Changes, Proposal, changes
 from benchmark.pipeline.evaluating import parent_of
 from benchmark.pipeline.project import MANIFEST, Project, Watch, silent
-from benchmark.pipeline.receiving import Scrutiny, Validation, accept, private_folder, validate
+from benchmark.pipeline.receiving import (
+    Scrutiny,
+    Validation,
+    accept,
+    harmful,
+    private_folder,
+    strings,
+    validate,
+    weights_path,
+)
 from benchmark.pipeline.standing import (
     Standing,
     board_digest,
@@ -161,7 +170,7 @@ def _plain_problems(found: Changes, by_hand: set[tuple[str, str]]) -> Iterator[s
     for name in found.lost:
         yield f"{shorten(name, 300)} is gone"
     for name in found.strays:
-        yield f"{shorten(name, 300)} belongs to no checkpoint of the manifest"
+        yield f"{shorten(name, 300)} is of no checkpoint of the manifest, and of no bundle"
     recorded = {name for _, name in by_hand}
     for name in found.added:
         if name not in recorded:
@@ -198,13 +207,31 @@ def _taken(case: _Case) -> set[tuple[str, str]]:
         Manifest(checkpoints=tuple(merged[name] for name in sorted(merged))),
     )
     taken = set()
+    case.problems += _odd_entries(entries, merged)
     # A record speaks of its entry, so with another entry it is looked at as well.
     for entry in entries:
-        _take_weights(case, entry)
+        # Any other place could be that of something which the checks below believe.
+        if entry.file == weights_path(entry):
+            _take_weights(case, entry)
         for protocol in PROTOCOLS.values():
             if protocol.dataset == entry.dataset and _take_record(case, protocol.id, entry.id):
                 taken.add((protocol.id, entry.id))
     return taken
+
+
+def _odd_entries(entries: Sequence[Checkpoint], merged: Mapping[str, Checkpoint]) -> Iterator[str]:
+    """Yields what a bundle would be refused for, too: texts, places, and weights of others."""
+    owners: dict[str, list[str]] = {}
+    for entry in merged.values():
+        owners.setdefault(entry.sha256, []).append(entry.id)
+    for entry in entries:
+        for place, value in strings(entry.model_dump(mode="json")):
+            if reason := harmful(value):
+                yield f"{place} of {entry.id} has {reason}"
+        if entry.file != weights_path(entry):
+            yield f"{entry.id} has its weights in {entry.file} instead of {weights_path(entry)}"
+        if others := [name for name in owners[entry.sha256] if name != entry.id]:
+            yield f"{entry.id} has the weights of {others[0]}"
 
 
 def _take_weights(case: _Case, entry: Checkpoint) -> None:
