@@ -32,6 +32,8 @@ _PIECE = 1 << 18
 # How much of an answer is looked at to tell a page from a file.
 _HEAD = 512
 _LARGEST_ORIGIN = 1 << 14
+# A server that says more to tell two versions apart is not asked to go on.
+_LONGEST_MARK = 1000
 
 
 class SourceFailed(Exception):
@@ -189,7 +191,7 @@ def _resumable(source: str, part: Path, origin: Path) -> dict[str, str]:
     if not isinstance(kept, dict) or kept.get("source") != source or not size:
         return {}
     mark = kept.get("mark")
-    if not isinstance(mark, str) or not mark or not mark.isprintable():
+    if not isinstance(mark, str) or not mark.isprintable() or not 0 < len(mark) <= _LONGEST_MARK:
         return {}
     return {"Range": f"bytes={size}-", "If-Range": mark}
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -328,7 +329,7 @@ def _decode(file: str, decoding: Decoding) -> NDArray[np.uint8]:
             raise _misfit(file, f"{width}x{height} pixels", f"{image.size[0]}x{image.size[1]}")
         try:
             fitted = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise _damaged(file, error) from error
         if decoding.resize is not None:
             fitted = _cut_centre(fitted, decoding.resize, (height, width))
@@ -349,12 +350,19 @@ def _shape_of(file: str) -> tuple[int, int, int]:
         return 1 if image.mode in ("1", "L") else 3, height, width
 
 
+# What Pillow raises for files that are damaged in one way or another.
+_UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, EOFError)
+
+
 def _opened(file: str) -> "Image":
     from PIL import Image
 
+    # An animation that cannot be played is a picture all the same. Threads decode side by side, so
+    # that no list of filters could be put back.
+    warnings.filterwarnings("ignore", "Invalid APNG", UserWarning)
     try:
         return Image.open(file, formats=("JPEG", "PNG"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise _damaged(file, error) from error
 
 

@@ -180,7 +180,7 @@ def read_published(name: str, half: Half, root: Path) -> TensorSplit:
     verify(name, half, root)
     try:
         pixels, labels = published.read(root, half)
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
         raise DataUnavailable(
             f"expected {DATASETS[name].title} under {shorten(str(root), 400)}, "
             f"got '{_reason(error)}'; restore the original files"

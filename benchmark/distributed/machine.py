@@ -82,7 +82,14 @@ def tuning() -> Tuning:
         return Tuning(sparse_cost=float(json.loads(read_bounded(path, 10_000))["sparse_cost"]))
     except FileNotFoundError:
         return DEFAULT
-    except (ValueError, KeyError, TypeError, RecursionError, ContractError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+        ContractError,
+    ) as error:
         raise ManifestError(
             f"expected this machine's tuning in {path}, got another file; remove it, or measure "
             "again with `robustprune doctor --tune`"
