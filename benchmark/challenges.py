@@ -204,7 +204,8 @@ def read_all(folder: Path, protocol_id: str, checkpoint_id: str) -> list[tuple[C
         if said != (checkpoint_id, protocol_id) or path != own:
             raise RecordError(
                 f"expected {own.name} to {checkpoint_id} under {protocol_id} in {_shown(path)}, "
-                f"got {path.name} to {said[0]} under {said[1]}; remove the copy"
+                f"got {path.name} to {shorten(said[0], 200)} under {shorten(said[1])}; remove the "
+                "copy"
             )
         read_inputs(path, challenge)
         found.append((challenge, path))

@@ -35,6 +35,9 @@ _DTYPES = (
 # Of the array protocol of pickle: whoever unpickles it writes a file.
 _PICKLE = b"cposix\nsystem\n(S'touch unpickled'\ntR."
 
+# All copies of a member together.
+_LARGEST = 1 << 24
+
 
 @dataclass(frozen=True)
 class Member:
@@ -144,7 +147,10 @@ def _more(members: list[Member], draw: Random) -> list[Member]:
     if not members:
         return members
     one = draw.choice(members)
-    copies = [replace(one, name=b"%d" % n + one.name) for n in range(draw.choice((1, 3, 200)))]
+    # Copies of something large would only take the memory of whoever makes them.
+    most = max(1, _LARGEST // max(1, len(one.content)))
+    count = min(draw.choice((1, 3, 200)), most)
+    copies = [replace(one, name=b"%d" % n + one.name) for n in range(count)]
     return members + draw.choice((copies, [one]))
 
 
