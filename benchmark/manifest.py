@@ -163,6 +163,33 @@ def checkpoint_id(entry: Checkpoint) -> str:
     )
 
 
+def weights_path(entry: Checkpoint) -> str:
+    """Returns where the weights of a checkpoint lie in a project and in a bundle."""
+    return f"checkpoints/{entry.dataset}/{slug(entry.id)}.safetensors"
+
+
+def entry_from(**fields: object) -> Checkpoint:
+    """Returns an entry whose id, and where its weights lie, follow from its other fields.
+
+    Raises:
+        ManifestError: values that no entry may have.
+    """
+    draft = Checkpoint.model_construct(**fields)  # type: ignore[arg-type]
+    named = draft.model_copy(update={"id": checkpoint_id(draft)})
+    try:
+        # Validated again from plain data: what is written is what a reader will accept.
+        return Checkpoint.model_validate(
+            {
+                **named.model_dump(exclude_unset=True, warnings=False),
+                "file": weights_path(named),
+            }
+        )
+    except ValidationError as error:
+        raise ManifestError(
+            f"expected words that an entry may have, got {explain(error)}; correct them"
+        ) from error
+
+
 class Manifest(Strict):
     """All checkpoints of a project, by id.
 
@@ -361,6 +388,15 @@ def _described_network(architecture: str, dataset: str, description: object) -> 
             f"{dataset}, got {network.shape} and {network.classes}; correct the data set"
         )
     return described.build(network, mean=about.mean, std=about.std)
+
+
+def is_whole(entry: Checkpoint, root: Path) -> bool:
+    """Returns whether a checkpoint's weights are at hand and those of its entry."""
+    try:
+        read_weights(entry, root)
+    except ManifestError:
+        return False
+    return True
 
 
 def find_description(manifest: Manifest, root: Path, architecture: str) -> object:

@@ -17,9 +17,15 @@ from benchmark import submissions
 from benchmark.bundles import pack
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import BenchmarkError
-from benchmark.manifest import Checkpoint, checkpoint_id, read_manifest, write_manifest
+from benchmark.manifest import (
+    Checkpoint,
+    checkpoint_id,
+    read_manifest,
+    weights_path,
+    write_manifest,
+)
 from benchmark.pipeline import Project, evaluate_all
-from benchmark.pipeline.receiving import Scrutiny, validate, weights_path
+from benchmark.pipeline.receiving import Scrutiny, validate
 from benchmark.pipeline.submitting import submit
 
 RANDOM = "random/digits/cnn-tiny/adversarial/unstructured-90/seed0"

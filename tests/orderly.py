@@ -15,12 +15,12 @@ from benchmark.architectures.described import is_described
 from benchmark.datasets import describe
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import BenchmarkError
-from benchmark.manifest import Checkpoint, Manifest, encode, slug
+from benchmark.manifest import Checkpoint, Manifest, encode, slug, weights_path
 from benchmark.objectives import OBJECTIVES
 from benchmark.outcomes import check_columns
 from benchmark.pipeline import Project
 from benchmark.pipeline.evaluating import parent_of
-from benchmark.pipeline.receiving import harmful, weights_path
+from benchmark.pipeline.receiving import harmful
 from benchmark.protocols import PROTOCOLS
 from benchmark.recipes import RECIPES
 from benchmark.records import Row

@@ -1,17 +1,20 @@
 """The command that brings checkpoints which others made: import."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from benchmark.cli import trusting
 from benchmark.cli.base import Seed, app, out, print_table, progress_bar, where
-from benchmark.cli.trusting import bring
 from benchmark.errors import ContractError, lookup, shorten
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.foreign.apbench import Link
-    from benchmark.pipeline.importing import Imported, Said
+    from benchmark.manifest import Checkpoint
+    from benchmark.pipeline.entering import Said
+    from benchmark.pipeline.importing import Imported
     from benchmark.pruning import Structure
 
 _SOURCES = {"apbench": "the links of the 2024 benchmark of adversarial pruning"}
@@ -82,30 +85,45 @@ def import_checkpoint(
     has another sparsity than claimed, or if its network guesses. A Python file runs once and only
     with --trust, in a process of its own; nobody who uses the checkpoint runs it again.
     """
+    from benchmark.pipeline.entering import Said
+    from benchmark.pipeline.trusting import row_of
+    from benchmark.pruning import STRUCTURES
+
+    given = Said(
+        method=method,
+        objective=objective,
+        seed=seed,
+        source=source,
+        display_name=title,
+        authors=tuple(author or ()),
+        paper=paper,
+        code=code,
+        licence=licence,
+        extra_data=extra_data,
+    )
+    lookup("structure", structure or "unstructured", dict.fromkeys(STRUCTURES))
     if trust or file.partition(":")[0].endswith(".py"):
-        bring(
-            file,
-            dataset=dataset,
-            method=method,
-            objective=objective,
-            name=name,
-            trust=trust,
-            title=title,
-            structure=structure or "unstructured",
-            sparsity=sparsity,
-            seed=seed,
-            authors=author or (),
-            paper=paper,
-            code=code,
-            licence=licence,
-            extra_data=extra_data,
-            seconds=seconds,
+        _refuse_unused(
+            {
+                "--from": source_table,
+                "--format": format_name != "auto",
+                "--density": density is not None,
+                "--architecture": architecture,
+                "--normalise": normalise,
+                "--least-accuracy": least_accuracy is not None,
+            }
         )
+        trusting.check_complete(file, dataset, name, given)
+        brought = trusting.describe(file, dataset, name, trusted=trust, seconds=seconds)
+        entry, data = row_of(
+            brought, dataset, given, cast("Structure", structure or "unstructured"), sparsity
+        )
+        trusting.tell(brought, entry)
+        _enter(entry, data, dry_run)
         return
     from benchmark.datasets import describe
     from benchmark.foreign import Request
-    from benchmark.pipeline.importing import Said, prepare, store
-    from benchmark.pruning import STRUCTURES
+    from benchmark.pipeline.importing import prepare
 
     link = None
     path = Path(file)
@@ -123,7 +141,6 @@ def import_checkpoint(
     if not dataset:
         raise ContractError("expected what the network classifies, got none; give --dataset")
     structure = structure or "unstructured"
-    lookup("structure", structure, dict.fromkeys(STRUCTURES))
     request = Request(
         path=path,
         dataset=describe(dataset, where.project.data_root),
@@ -134,27 +151,35 @@ def import_checkpoint(
         sparsity=sparsity,
         density=density,
     )
-    given = Said(
-        method=method,
-        objective=objective,
-        seed=seed,
-        source=source,
-        display_name=title,
-        authors=tuple(author or ()),
-        paper=paper,
-        code=code,
-        licence=licence,
-        extra_data=extra_data,
-    )
     said = _completed(given, format_name, link)
     imported = prepare(where.project, request, said, _least(least_accuracy, link))
     _tell(imported)
+    _enter(imported.entry, imported.weights, dry_run)
+
+
+def _refuse_unused(options: Mapping[str, object]) -> None:
+    """Refuses options that say something of files of weights alone.
+
+    Raises:
+        ContractError: names those that were given.
+    """
+    if given := [option for option, value in options.items() if value]:
+        raise ContractError(
+            f"expected no {', '.join(given)} with a Python file, whose network says it itself; "
+            "got it all the same: leave it out"
+        )
+
+
+def _enter(entry: "Checkpoint", data: bytes, dry_run: bool) -> None:
+    """Enters a checkpoint into the project, or tells what it would enter."""
+    from benchmark.pipeline.entering import enter
+
     if dry_run:
-        out.print(f"would enter {imported.entry.id}", soft_wrap=True)
-    elif store(where.project, imported):
-        out.print(f"entered {imported.entry.id}", soft_wrap=True)
+        out.print(f"would enter {entry.id}", soft_wrap=True)
+    elif enter(where.project, entry, data):
+        out.print(f"entered {entry.id}", soft_wrap=True)
     else:
-        out.print(f"{imported.entry.id} is there already, with these weights", soft_wrap=True)
+        out.print(f"{entry.id} is there already, with these weights", soft_wrap=True)
 
 
 def _linked(key: str) -> "tuple[Link, Path]":

@@ -29,11 +29,10 @@ from benchmark.manifest import (
     Budget,
     Checkpoint,
     check_claim,
-    checkpoint_id,
     empty_network,
+    entry_from,
     find_description,
-    read_weights,
-    slug,
+    is_whole,
     write_manifest,
 )
 from benchmark.pipeline.project import Project, Watch, silent
@@ -340,7 +339,7 @@ def _store(job: _Job, model: Classifier, budget: Budget) -> Checkpoint:
     model.cpu().to(memory_format=torch.contiguous_format)
     data = weights.encode(model.state_dict(), _description(order, job.project))
     found = measure(model, model.shape, order.structure)
-    draft = Checkpoint.model_construct(
+    entry = entry_from(
         display_name=_title(order.method, info.title),
         method=order.method,
         dataset=chosen.dataset,
@@ -362,14 +361,8 @@ def _store(job: _Job, model: Classifier, budget: Budget) -> Checkpoint:
         bytes=len(data),
         sha256=sha256_of_bytes(data),
     )
-    name = checkpoint_id(draft)
-    file = f"checkpoints/{chosen.dataset}/{slug(name)}.safetensors"
-    # Validated again from plain data: what is written is what a reader will accept.
-    entry = Checkpoint.model_validate(
-        {**draft.model_dump(exclude_unset=True, warnings=False), "id": name, "file": file}
-    )
     check_claim(entry, model)
-    write_atomically(job.project.root / file, data)
+    write_atomically(job.project.root / entry.file, data)
     return entry
 
 
@@ -401,16 +394,8 @@ def up_to_date(project: Project, order: Order) -> bool:
         found = (entry.method, entry.dataset, entry.architecture, entry.objective, entry.structure)
         level = as_sparsity(entry.sparsity) == order.sparsity
         if found == wanted and level and entry.seed == order.seed:
-            return entry.recipe_digest == chosen.digest and _is_whole(project, entry)
+            return entry.recipe_digest == chosen.digest and is_whole(entry, project.root)
     return False
-
-
-def _is_whole(project: Project, entry: Checkpoint) -> bool:
-    try:
-        read_weights(entry, project.root)
-    except ManifestError:
-        return False
-    return True
 
 
 def compress_all(
@@ -511,7 +496,7 @@ def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
 
 def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
     """Adds an entry to the manifest; commands that run side by side wait for each other."""
-    with alone(project.cache / "manifest.lock"):
+    with alone(project.manifest_lock):
         write_manifest(project.manifest_path, project.manifest().with_entry(entry))
     return entry
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -10,53 +9,23 @@ import torch
 from benchmark import downloads, weights
 from benchmark.architectures import Classifier
 from benchmark.datasets import example_list, load
-from benchmark.digests import digest_of, sha256_of_bytes, sha256_of_file
+from benchmark.digests import sha256_of_file
 from benchmark.downloads import Expected, Rules
 from benchmark.errors import DataUnavailable, DownloadFailed, ManifestError, lookup, shorten
-from benchmark.files import alone, read_bounded, write_atomically
+from benchmark.files import read_bounded, write_atomically
 from benchmark.foreign import Converted, Request, convert
 from benchmark.foreign.apbench import Link
 from benchmark.foreign.containers import LARGEST_FILE
 from benchmark.foreign.drive import HOST, address_of, judge_of
-from benchmark.manifest import Budget, Checkpoint, check_claim, checkpoint_id, slug, write_manifest
+from benchmark.manifest import Checkpoint
 from benchmark.objectives import OBJECTIVES
+from benchmark.pipeline.entering import Network, Said, claim_of, enter, entry_of
 from benchmark.pipeline.project import Project, Watch
-from benchmark.pruning import Sparsity, as_sparsity
 
-NOT_STATED = "not stated"
 # A network of random weights is right on a tenth of the images of ten classes.
 LEAST_ACCURACY = 0.5
 IMAGES = 100
 _LARGEST_MEMORY = 1 << 12
-
-
-@dataclass(frozen=True)
-class Said:
-    """What is said of a checkpoint that its file does not hold.
-
-    Attributes:
-        method: name, as it stands in the id.
-        objective: training loss.
-        seed: of training.
-        source: whose training it was; checkpoints of one source count as trained alike.
-        display_name: for tables.
-        authors: of the method.
-        paper: of the method.
-        code: address of the method's code.
-        licence: of the weights.
-        extra_data: training data beyond the data set's own.
-    """
-
-    method: str
-    objective: str = "adversarial"
-    seed: int = 0
-    source: str = ""
-    display_name: str = ""
-    authors: tuple[str, ...] = ()
-    paper: str = ""
-    code: str = ""
-    licence: str = NOT_STATED
-    extra_data: str = NOT_STATED
 
 
 @dataclass(frozen=True)
@@ -102,8 +71,9 @@ def prepare(
             "give --least-accuracy if its paper reports so little"
         )
     data = weights.encode(converted.model.state_dict())
-    entry = _entry(request, said, converted, data)
-    check_claim(entry, converted.model)
+    network = Network(converted.model, request.dataset.name, request.structure, data)
+    claim = claim_of(converted.sparsity[request.structure], request.sparsity)
+    entry = entry_of(network, said, claim)
     return Imported(entry, converted, accuracy, data)
 
 
@@ -119,91 +89,9 @@ def _accuracy(project: Project, model: Classifier, dataset: str) -> float | None
     return float((predicted == split.labels[order]).float().mean())
 
 
-def _entry(request: Request, said: Said, converted: Converted, data: bytes) -> Checkpoint:
-    found = converted.sparsity[request.structure]
-    source = said.source or said.method
-    draft = Checkpoint.model_construct(
-        display_name=said.display_name or said.method,
-        method=said.method,
-        dataset=request.dataset.name,
-        architecture=converted.model.architecture,
-        objective=said.objective,
-        structure=request.structure,
-        sparsity=claim_of(found, request.sparsity),
-        seed=said.seed,
-        zeros=found.zeros,
-        prunable=found.total,
-        authors=said.authors,
-        paper=said.paper,
-        code=said.code,
-        licence=said.licence,
-        extra_data=said.extra_data,
-        # A name that no recipe here has: others trained it, and nobody here knows how.
-        recipe=f"published {source}",
-        recipe_digest=digest_of({"recipe": "published", "source": source}),
-        budget=Budget(
-            pretrain_epochs=0,
-            prune_epochs=0,
-            finetune_epochs=0,
-            attack_steps=0,
-            hours=0.0,
-            device=NOT_STATED,
-        ),
-        bytes=len(data),
-        sha256=sha256_of_bytes(data),
-    )
-    name = checkpoint_id(draft)
-    file = f"checkpoints/{request.dataset.name}/{slug(name)}.safetensors"
-    try:
-        return Checkpoint.model_validate(
-            {**draft.model_dump(exclude_unset=True, warnings=False), "id": name, "file": file}
-        )
-    except ValueError as error:
-        lines = str(error).splitlines()
-        raise ManifestError(
-            f"expected an entry that the manifest takes, got '{shorten(' '.join(lines[1:3]), 200)}'"
-            "; correct --method and what else was given"
-        ) from error
-
-
-def claim_of(found: Sparsity, claimed: float | None) -> float:
-    """Returns the sparsity that an entry claims: the one that was said, or the counted one.
-
-    A claim may round by half a unit a layer (`manifest.check_claim`). Public codes cut off
-    fractions in each layer and leave out some layers, so that what they call 90 % may be farther
-    off; then the counted share is claimed, with as few digits as say it.
-    """
-    share = found.removed_units / max(found.total_units, 1)
-    rounded = [round(share, digits) for digits in range(2, 16)]
-    for claim in (*([] if claimed is None else [claimed]), *rounded):
-        off = abs(found.removed_units - as_sparsity(claim) * found.total_units)
-        if off <= Fraction(len(found.layers), 2):
-            return claim
-    return share
-
-
 def store(project: Project, imported: Imported) -> bool:
-    """Enters an import into the project; returns whether anything was added.
-
-    Raises:
-        ManifestError: the id is taken by other weights.
-        StorageError: the disk refuses; the manifest is as it was.
-    """
-    entry = imported.entry
-    with alone(project.cache / "manifest.lock"):
-        manifest = project.manifest()
-        for known in manifest.checkpoints:
-            if known.id != entry.id:
-                continue
-            if known.sha256 == entry.sha256:
-                return False
-            raise ManifestError(
-                f"expected an id that is free, got {entry.id}, which has other weights "
-                f"({known.sha256[:12]}…); give another --seed or --method"
-            )
-        write_atomically(project.root / entry.file, imported.weights)
-        write_manifest(project.manifest_path, manifest.with_entry(entry))
-    return True
+    """Enters an import into the project; returns whether anything was added; see `enter`."""
+    return enter(project, imported.entry, imported.weights)
 
 
 # --- Files that a table links to ------------------------------------------------------------------

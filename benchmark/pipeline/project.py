@@ -62,6 +62,11 @@ class Project:
         return self.root / MANIFEST
 
     @property
+    def manifest_lock(self) -> Path:
+        """Held by whoever changes the manifest, see `files.alone`."""
+        return self.cache / "manifest.lock"
+
+    @property
     def results(self) -> Path:
         """Records, one folder a protocol."""
         return self.root / "reports" / "results"

@@ -28,9 +28,9 @@ from benchmark.leaderboard import SANITY, is_control
 from benchmark.manifest import (
     Checkpoint,
     Manifest,
+    is_whole,
     load_model,
-    read_weights,
-    slug,
+    weights_path,
     write_manifest,
 )
 from benchmark.outcomes import read_arrays
@@ -177,7 +177,7 @@ def accept(project: Project, source: Path, scrutiny: Scrutiny, watch: Watch = si
         found = _validated(case)
         refuse(found)
         # Compressing writes the manifest under the same lock.
-        with alone(project.cache / "manifest.lock"):
+        with alone(project.manifest_lock):
             # Another one may have come in meanwhile.
             case.manifest = project.manifest()
             for problem in (*_against_board(case), *_names(case)):
@@ -320,11 +320,6 @@ def _placed(case: _Case) -> Iterator[BenchmarkError]:
             own = records.record_path(RESULTS, name, record.checkpoint_id).as_posix()
             if record.file != own:
                 yield _misplaced(f"the record of {record.checkpoint_id}", own, record.file)
-
-
-def weights_path(entry: Checkpoint) -> str:
-    """Returns where the weights of a checkpoint lie in a project and in a bundle."""
-    return f"checkpoints/{entry.dataset}/{slug(entry.id)}.safetensors"
 
 
 def _misplaced(what: str, expected: str, got: str) -> RecordError:
@@ -707,7 +702,7 @@ def _enter(case: _Case, found: Validation) -> Accepted:
     documents = [name for name in wanted if name.endswith(".json")]
     for entry in case.submission.checkpoints:
         # A manifest may have been patched before the files came.
-        if not _is_whole(there := known.get(entry.id, entry), case.board.root):
+        if not is_whole(there := known.get(entry.id, entry), case.board.root):
             _install(case, entry.file, there.file)
     for name in wanted:
         if name not in documents:
@@ -731,14 +726,6 @@ def _enter(case: _Case, found: Validation) -> Accepted:
         ),
         kept=tuple(kept),
     )
-
-
-def _is_whole(entry: Checkpoint, root: Path) -> bool:
-    try:
-        read_weights(entry, root)
-    except ManifestError:
-        return False
-    return True
 
 
 def _wanted(case: _Case) -> tuple[list[str], list[tuple[str, str]]]:

@@ -20,6 +20,7 @@ from benchmark.manifest import (
     read_manifest,
     slug,
     weights_file,
+    weights_path,
     write_manifest,
 )
 from benchmark.pipeline.auditing import CONTRADICTIONS, Audit, Draw, audit_all
@@ -35,7 +36,6 @@ from benchmark.pipeline.receiving import (
     private_folder,
     strings,
     validate,
-    weights_path,
 )
 from benchmark.pipeline.standing import (
     Standing,

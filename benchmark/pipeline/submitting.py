@@ -18,7 +18,7 @@ from benchmark.digests import sha256_of_file
 from benchmark.errors import ManifestError, RecordError, UnknownName, shorten
 from benchmark.files import write_atomically
 from benchmark.leaderboard import is_control
-from benchmark.manifest import Checkpoint, Manifest, encode, explain
+from benchmark.manifest import Checkpoint, Manifest, encode, explain, weights_path
 from benchmark.pipeline.bringing import bring
 from benchmark.pipeline.evaluating import evaluate_all
 from benchmark.pipeline.project import MANIFEST, Project, Watch, silent
@@ -30,7 +30,6 @@ from benchmark.pipeline.receiving import (
     board_rows,
     harmful,
     validate,
-    weights_path,
 )
 from benchmark.pipeline.standing import (
     Standing,

@@ -20,11 +20,9 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from benchmark import weights
@@ -32,7 +30,6 @@ from benchmark.architectures import Classifier, Shape, described
 from benchmark.architectures.described import Description
 from benchmark.architectures.tracing import SAME_LOGITS, answers, difference
 from benchmark.datasets import describe, example_list, load
-from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.errors import (
     ContractError,
     DataUnavailable,
@@ -41,18 +38,11 @@ from benchmark.errors import (
     shorten,
 )
 from benchmark.factories import ANSWER, INPUTS, LEFT_OUT, LOGITS, REFUSAL, REQUEST
-from benchmark.files import alone, inside, write_atomically
-from benchmark.manifest import (
-    Budget,
-    Checkpoint,
-    check_claim,
-    checkpoint_id,
-    explain,
-    slug,
-    write_manifest,
-)
+from benchmark.files import write_atomically
+from benchmark.manifest import Checkpoint
+from benchmark.pipeline.entering import Network, Said, entry_of
 from benchmark.pipeline.project import Project
-from benchmark.pruning import Structure, as_sparsity, measure
+from benchmark.pruning import Structure
 
 # Random inputs, and examples of the data set where it is at hand, on which answers are compared.
 RANDOM_INPUTS = 32
@@ -200,110 +190,30 @@ def loaded(description: Description, state: dict[str, Tensor]) -> Classifier:
 
 # --- Into the manifest
 
-# Of what was trained elsewhere, by nobody knows exactly what.
-RECIPE = "imported"
 
-
-@dataclass(frozen=True)
-class Claim:
-    """What its bringer says of a network; its zeros are counted.
-
-    Attributes:
-        method: that pruned it, or `dense`.
-        objective: training loss.
-        title: name in tables.
-        structure: what was removed as a unit.
-        sparsity: share of units removed; None takes what is counted.
-        seed: of training.
-        authors: of the method.
-        paper: reference, or empty.
-        code: address of the method's code, or empty.
-        licence: of the weights.
-        extra_data: training data beyond the data set's own, or empty.
-    """
-
-    method: str
-    objective: str
-    title: str
-    structure: Structure = "unstructured"
-    sparsity: Fraction | None = None
-    seed: int = 0
-    authors: tuple[str, ...] = ()
-    paper: str = ""
-    code: str = ""
-    licence: str = ""
-    extra_data: str = ""
-
-
-def enter(project: Project, brought: Brought, dataset: str, claim: Claim) -> Checkpoint:
-    """Writes a network's weights with its description and enters it into the manifest.
+def row_of(
+    brought: Brought,
+    dataset: str,
+    said: Said,
+    structure: Structure = "unstructured",
+    claimed: float | None = None,
+) -> tuple[Checkpoint, bytes]:
+    """Returns the entry of a stranger's network and its weights, its description among them.
 
     Args:
-        project: whose manifest it is; without one it gets one.
         brought: of `describe_foreign`.
         dataset: that it classifies.
-        claim: what is said of it.
+        said: of it.
+        structure: what was removed as a unit.
+        claimed: share of units removed; None for what is counted.
 
     Raises:
         ManifestError: a claim that the weights do not keep, or words that no entry may have.
-        StorageError: the disk refuses.
+        UnknownName: no such objective.
     """
     model = loaded(brought.description, brought.state)
     data = weights.encode(model.state_dict(), brought.description.plain())
-    found = measure(model, model.shape, claim.structure)
-    removed = Fraction(found.removed_units, found.total_units)
-    draft = Checkpoint.model_construct(
-        display_name=claim.title,
-        method=claim.method,
-        dataset=dataset,
-        architecture=brought.description.architecture,
-        objective=claim.objective,
-        structure=claim.structure,
-        sparsity=float(_said(removed) if claim.sparsity is None else claim.sparsity),
-        seed=claim.seed,
-        zeros=found.zeros,
-        prunable=found.total,
-        authors=claim.authors,
-        paper=claim.paper,
-        code=claim.code,
-        licence=claim.licence,
-        extra_data=claim.extra_data,
-        recipe=RECIPE,
-        recipe_digest=digest_of(RECIPE),
-        budget=_NOTHING_KNOWN,
-        bytes=len(data),
-        sha256=sha256_of_bytes(data),
-    )
-    name = checkpoint_id(draft)
-    file = f"checkpoints/{dataset}/{slug(name)}.safetensors"
-    fields = draft.model_dump(exclude_unset=True, warnings=False)
-    try:
-        entry = Checkpoint.model_validate({**fields, "id": name, "file": file})
-    except ValidationError as error:
-        raise ManifestError(
-            f"expected words that an entry may have, got {explain(error)}; correct them"
-        ) from error
-    check_claim(entry, model)
-    write_atomically(inside(project.root, file), data)
-    with alone(project.cache / "manifest.lock"):
-        write_manifest(project.manifest_path, project.manifest().with_entry(entry))
-    return entry
-
-
-_NOTHING_KNOWN = Budget(
-    pretrain_epochs=0,
-    prune_epochs=0,
-    finetune_epochs=0,
-    attack_steps=0,
-    hours=0.0,
-    device="not stated",
-)
-
-
-def _said(removed: Fraction) -> Fraction:
-    """Returns a share to four digits: the claim may round by half a unit a layer."""
-    rounded = as_sparsity(str(round(float(removed), 4)))
-    return rounded if 0 < removed < 1 else removed
+    return entry_of(Network(model, dataset, structure, data), said, claimed), data
 
 
 # --- What is compared

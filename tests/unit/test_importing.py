@@ -168,6 +168,35 @@ def test_one_command_brings_files_of_weights_and_trusted_code(
         invoke(project, "import", str(tmp_path / "theirs.pt"))
 
 
+def test_trusted_code_is_entered_as_files_of_weights_are(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed({seed})\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    source = path.read_text()
+    said = ("--dataset", "digits", "--method", "dense", "--objective", "benign", "--name", "net")
+    command = ("import", f"{path}:make", "--trust", *said, "--source", "theirs")
+
+    path.write_text(source.format(seed=0))
+    with pytest.raises(ContractError, match="expected no --format, --density with a Python file"):
+        invoke(project, *command, "--format", "plain", "--density", "0.5")
+    assert "would enter dense/digits/" in invoke(project, *command, "--dry-run")
+    assert not project.manifest_path.exists()
+    assert "entered dense/digits/" in invoke(project, *command)
+    (entry,) = project.manifest().checkpoints
+    assert entry.recipe == "published theirs" and entry.sparsity == 0
+    assert "there already" in invoke(project, *command)
+
+    path.write_text(source.format(seed=1))
+    with pytest.raises(ManifestError, match="which has other weights"):
+        invoke(project, *command)
+    assert project.manifest().checkpoints == (entry,)
+    assert load_model(entry, project.root)
+
+
 def test_the_command_lists_the_links(project: Project) -> None:
     text = invoke(project, "list", "apbench")
     assert all(key in text for key in links())

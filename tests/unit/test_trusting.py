@@ -14,6 +14,7 @@ from benchmark.architectures.tracing import NotDescribable, answers, difference,
 from benchmark.errors import ContractError
 from benchmark.manifest import load_model
 from benchmark.pipeline import trusting
+from benchmark.pipeline.entering import Said, enter
 from benchmark.pipeline.project import Project
 
 FACTORY = """
@@ -188,8 +189,9 @@ def test_a_file_becomes_a_checkpoint(tmp_path: Path) -> None:
     file.write_text(FACTORY)
     brought = bring(file, tmp_path, trusting.Means())
     assert brought.inputs == (32, 100) and brought.difference <= 1e-7 and brought.left_out == 2
-    claim = trusting.Claim(method="dense", objective="benign", title="Net")
-    entry = trusting.enter(Project(tmp_path), brought, "digits", claim)
+    said = Said("dense", "benign", display_name="Net")
+    entry, data = trusting.row_of(brought, "digits", said)
+    assert enter(Project(tmp_path), entry, data) and not enter(Project(tmp_path), entry, data)
     assert described.is_described(entry.architecture)
     assert Project(tmp_path).manifest().checkpoints == (entry,)
     inputs = torch.rand(3, 1, 8, 8)
