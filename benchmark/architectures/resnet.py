@@ -1,6 +1,7 @@
 """ResNets for small images: a 3x3 stem without pooling, four stages, global average pooling."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,22 +32,29 @@ class BasicBlock(nn.Module):
         return F.relu(features + self.shortcut(inputs))
 
 
-def _resnet(shape: Shape, classes: int, blocks: tuple[int, ...]) -> nn.Module:
-    """Returns a residual network of four stages of so many blocks."""
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
+def _stages(
+    block: Callable[[int, int, int], nn.Module], blocks: tuple[int, ...]
+) -> dict[str, nn.Module]:
+    """Returns layer1, layer2, ... of so many blocks each, the first 64 channels wide."""
+    stages: dict[str, nn.Module] = {}
     channels = 64
     for number, count in enumerate(blocks):
         outputs = 64 << number
-        first = BasicBlock(channels, outputs, 2 if number else 1)
-        rest = [BasicBlock(outputs, outputs, 1) for _ in range(count - 1)]
+        first = block(channels, outputs, 2 if number else 1)
+        rest = [block(outputs, outputs, 1) for _ in range(count - 1)]
         stages[f"layer{number + 1}"] = nn.Sequential(first, *rest)
         channels = outputs
+    return stages
+
+
+def _resnet(shape: Shape, classes: int, blocks: tuple[int, ...]) -> nn.Module:
+    """Returns a residual network of four stages of so many blocks."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(shape[0], 64, 3, padding=1, bias=False),
             bn1=nn.BatchNorm2d(64),
             relu=nn.ReLU(),
-            **stages,
+            **_stages(BasicBlock, blocks),
             pool=nn.AdaptiveAvgPool2d((1, 1)),
             flatten=nn.Flatten(),
             linear=nn.Linear(512, classes),
@@ -114,17 +122,10 @@ def preact_resnet18(shape: Shape, classes: int) -> nn.Module:
 
     Source: He et al., ECCV 2016, arXiv 1603.05027; Chen et al., ICLR 2022, arXiv 2202.09844.
     """
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = 64
-    for number in range(4):
-        outputs = 64 << number
-        first = PreActBlock(channels, outputs, 2 if number else 1)
-        stages[f"layer{number + 1}"] = nn.Sequential(first, PreActBlock(outputs, outputs, 1))
-        channels = outputs
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(shape[0], 64, 3, padding=1, bias=False),
-            **stages,
+            **_stages(PreActBlock, (2, 2, 2, 2)),
             bn=nn.BatchNorm2d(512),
             relu=nn.ReLU(),
             pool=nn.AdaptiveAvgPool2d((1, 1)),
