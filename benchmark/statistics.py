@@ -280,7 +280,7 @@ def mcnemar_pairs(outcomes: Bools) -> Floats:
     _check_matrix(outcomes)
     # Counts up to 2^24 are exact in single precision.
     values = outcomes.astype(np.float32)
-    alone = np.rint(values @ (1 - values).T).astype(np.float64)
+    alone = np.rint(values @ (1 - values).T).astype(np.int64)
     tails = bdtr(np.minimum(alone, alone.T), alone + alone.T, 0.5)
     return np.asarray(np.minimum(1.0, 2 * tails))
 

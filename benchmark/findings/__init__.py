@@ -7,8 +7,8 @@ outcomes or copied from their manifest entries.
 
 from collections.abc import Iterable, Sequence
 
-from benchmark.findings.advice import advice
-from benchmark.findings.orders import orders
+from benchmark.findings.advice import recommendations
+from benchmark.findings.orders import disagreements
 from benchmark.findings.papers import CLAIMS
 from benchmark.findings.scope import Scope, scopes
 from benchmark.findings.values import (
@@ -46,7 +46,7 @@ def findings(rows: Iterable[Row]) -> Findings:
         ContractError: a finished row without outcomes, or rows of one tier over other examples.
     """
     shown = list(rows)
-    found = [*_claims(shown), orders(shown), advice(shown), _limits(shown)]
+    found = [*_claims(shown), disagreements(shown), recommendations(shown), _limits(shown)]
     return Findings(tuple(section for section in found if section is not None))
 
 

@@ -50,7 +50,7 @@ _Samples = dict[_Examples, list[Row]]
 _Network = tuple[str, str, str]
 
 
-def advice(rows: Iterable[Row]) -> Section | None:
+def recommendations(rows: Iterable[Row]) -> Section | None:
     """Returns who comes first at each sparsity; None where there is nobody.
 
     Args:

@@ -93,7 +93,7 @@ class Compared:
     signs: tuple[Floats, Floats]
 
 
-def orders(rows: Iterable[Row]) -> Section | None:
+def disagreements(rows: Iterable[Row]) -> Section | None:
     """Returns where the measures disagree about the order of methods; None without two to order.
 
     Args:

@@ -95,7 +95,7 @@ def sentence(text: str, rows: Iterable[Row]) -> Sentence:
 # --- Words ----------------------------------------------------------------------------------------
 
 
-def name(row: Row, column: str, limit: int = 80) -> str:
+def name(row: Row, column: str, limit: int = 200) -> str:
     """Returns text of a row, bounded, in one line."""
     value = row.get(column)
     return "" if value is None else shorten(str(value), limit)
