@@ -23,8 +23,8 @@ PWOA = ("pwoa:lambda-x=0.0002:lambda-y=5e-05", "pwoa")
 
 _HYDRA = "HYDRA, NeurIPS 2020 (results table in the authors' repository)"
 _COMPACT = "Towards Compact and Robust Deep Neural Networks, 2019 (abstract)"
-_ATMC = "ATMC, NeurIPS 2019 (figure of the authors' repository; it prints curves and no numbers)"
-_BAP = "Blind Adversarial Pruning, 2020 (abstract; no figure was at hand)"
+_ATMC = "ATMC, NeurIPS 2019 (figure of the authors' repository; it prints curves and no numbers)."
+_BAP = "Blind Adversarial Pruning, 2020 (abstract; no figure was at hand)."
 _PWOA = "PwoA, ICDM 2022 (abstract and the authors' scripts; no table was at hand)"
 
 _EVERY_SEED = (
@@ -113,7 +113,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ATMC: more robust than adversarial pruning at 99 %",
         "At high compression one constrained training keeps more robustness than pruning an "
         "adversarially trained network by magnitude and finetuning it.",
-        f"{_ATMC}. Its baseline AP stands here as global magnitude pruning: as in ATMC, one "
+        f"{_ATMC} Its baseline AP stands here as global magnitude pruning: as in ATMC, one "
         "budget for all layers.",
         _EVERY_SEED,
         Better("atmc", GLOBAL, 0.99, ATTACKED),

@@ -175,9 +175,12 @@ def _table(
         slots = []
         for level in columns:
             slot = _filled(own.get((structure, method, level), ()))
-            reason = _why(refusal, method, wanted[level], structure, objective, methods)
-            off_grid = wanted[level] not in levels
-            slots.append(slot or Slot(reason=ASKED_FOR if off_grid else reason))
+            if slot is None and wanted[level] not in levels:
+                slot = Slot(reason=ASKED_FOR)
+            elif slot is None:
+                why = _why(refusal, method, wanted[level], structure, objective, methods)
+                slot = Slot(reason=why)
+            slots.append(slot)
         lines.append(Line(method, tuple(_joined(slots))))
     return Table(**head, levels=tuple(columns), lines=tuple(lines))  # type: ignore[arg-type]
 
