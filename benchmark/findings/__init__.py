@@ -27,9 +27,6 @@ from benchmark.leaderboard import Row, bucket, rankable, sparsity_of
 
 __all__ = ["CLAIMS", "Finding", "Findings", "Section", "Sentence", "Verdict", "findings", "worth"]
 
-# Combinations of architecture and recipes whose claims are looked at.
-MOST_SCOPES = 6
-
 
 def worth(rows: Iterable[Row]) -> bool:
     """Returns whether there is something to say: a pruned network that may be ranked."""
@@ -52,12 +49,11 @@ def findings(rows: Iterable[Row]) -> Findings:
 
 def _claims(rows: Sequence[Row]) -> list[Section]:
     """Returns a section for each combination of architecture and recipes that has something."""
-    every = scopes(rows)
-    sections = [_claims_of(scope, number) for number, scope in enumerate(every[:MOST_SCOPES])]
+    every, more = scopes(rows)
+    sections = [_claims_of(scope, number) for number, scope in enumerate(every)]
     # The first says what is missing; that others lack everything is not worth a page.
     kept = [s for n, s in enumerate(sections) if not n or any(f.sentences for f in s.findings)]
-    if kept and len(every) > MOST_SCOPES:
-        more = len(every) - MOST_SCOPES
+    if kept and more:
         last = kept[-1]
         said = f"{counted(more, 'smaller combination')} of architecture and recipes."
         kept[-1] = Section(last.key, last.title, last.lead, last.findings, said)

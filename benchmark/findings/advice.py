@@ -5,6 +5,7 @@ correction cannot tell from it. Rows that a flag keeps off the ranking are nobod
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
@@ -198,8 +199,9 @@ def _placed(group: Sequence[Row], rows: Sequence[Row], outcome: str) -> Sentence
     if len(group) == 1:
         text = f"{head}at {share(measured)}, better than every other."
         return sentence(text, group)
-    settings = _settings(group[1:])
-    named = [_members(setting, members, rows) for setting, members in settings.items()]
+    every = Counter(map(_setting, rows))
+    settings = _settings(group[1:]).items()
+    named = [_members(setting, members, every[setting]) for setting, members in settings]
     text = f"{head}at {share(measured)}. Not told apart from it by the tests: {_cut(named)}."
     return sentence(text, group)
 
@@ -224,9 +226,8 @@ def _setting(row: Row) -> str:
     return f"{name(row, 'method')} ({name(row, 'objective')}, {name(row, 'recipe')}{off_grid})"
 
 
-def _members(setting: str, members: Sequence[Row], rows: Sequence[Row]) -> str:
+def _members(setting: str, members: Sequence[Row], every: int) -> str:
     """Returns a setting with how many of its seeds are meant, where there are several."""
-    every = sum(_setting(row) == setting for row in rows)
     return setting if every == 1 else f"{setting}, {len(members)} of {counted(every, 'seed')}"
 
 

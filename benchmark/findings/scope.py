@@ -12,6 +12,9 @@ _CERTIFIED = "-certified"
 
 UNSTRUCTURED = "unstructured"
 
+# Combinations of architecture and recipes whose claims are looked at.
+MOST_SCOPES = 6
+
 
 @dataclass(frozen=True)
 class Network:
@@ -137,29 +140,31 @@ def _samples(trained: Trained) -> dict[Examples, Row]:
     return {key: row for tiers in trained.values() for key, row in tiers.items()}
 
 
-def scopes(rows: Iterable[Row]) -> list[Scope]:
-    """Returns the scopes of a protocol's rows, those with most rows first.
+def scopes(rows: Iterable[Row], most: int = MOST_SCOPES) -> tuple[list[Scope], int]:
+    """Returns the scopes of a protocol's rows, those with most rows first, and how many more.
 
     Args:
         rows: of one protocol, of any tiers.
+        most: scopes to return.
     """
-    shown = [row for row in rows if has_result(row)]
-    found: dict[tuple[str, str, str], Scope] = {}
-    for (digest, architecture), members in _grouped(shown).items():
-        for family, recipes in families({name(row, "recipe") for row in members}).items():
-            scope = found.setdefault((digest, architecture, family), Scope(architecture, recipes))
-            for row in members:
-                if name(row, "recipe") in recipes:
-                    _add(scope, row)
-    return sorted(found.values(), key=lambda one: (-one.size, one.architecture, one.recipes))
-
-
-def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    found: dict[tuple[str, str], list[Row]] = {}
+    grouped: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        key = str(row.get("protocol_digest")), name(row, "architecture")
-        found.setdefault(key, []).append(row)
-    return found
+        if has_result(row):
+            key = str(row.get("protocol_digest")), name(row, "architecture")
+            grouped.setdefault(key, {}).setdefault(name(row, "recipe"), []).append(row)
+    found = []
+    for key, by_recipe in grouped.items():
+        for recipes in families(by_recipe).values():
+            found.append((sum(len(by_recipe[recipe]) for recipe in recipes), key, recipes))
+    found.sort(key=lambda one: (-one[0], one[1:]))
+    made = []
+    for size, key, recipes in found[:most]:
+        scope = Scope(key[1], recipes, size)
+        for recipe in recipes:
+            for row in grouped[key][recipe]:
+                _add(scope, row)
+        made.append(scope)
+    return made, len(found) - len(made)
 
 
 def families(recipes: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -173,12 +178,14 @@ def families(recipes: Iterable[str]) -> dict[str, tuple[str, ...]]:
         recipes: names. `mnist-certified` belongs to `mnist` and to all that begin with `mnist-`.
     """
     every = sorted(set(recipes))
-    certified = {one: one.removesuffix(_CERTIFIED) for one in every if one.endswith(_CERTIFIED)}
+    certified = {one for one in every if one.endswith(_CERTIFIED)}
     found: dict[str, tuple[str, ...]] = {}
     for one in every:
         if one not in certified:
-            own = (r for r, stem in certified.items() if one == stem or one.startswith(f"{stem}-"))
-            found[one] = tuple(sorted((one, *own)))
+            parts = one.split("-")
+            stems = ("-".join(parts[:count]) for count in range(1, len(parts) + 1))
+            own = {f"{stem}{_CERTIFIED}" for stem in stems} & certified
+            found[one] = tuple(sorted({one, *own}))
     joined = {recipe for members in found.values() for recipe in members}
     return found | {one: (one,) for one in every if one not in joined}
 
@@ -203,7 +210,6 @@ def dense(objective: str, recipe: str) -> Network:
 
 def _add(scope: Scope, row: Row) -> None:
     network = network_of(row)
-    scope.size += 1
     if not rankable(row):
         if network not in scope.trained:
             scope.flagged.add(network)

@@ -10,7 +10,7 @@ from benchmark.leaderboard import DENSE, SANITY, has_result, rankable
 from benchmark.report.remarks import unrankable
 from benchmark.report.shares import Row, why_missing
 from benchmark.report.views import checkpoint_path
-from benchmark.report.wording import number, slug, sparsity_percent, text
+from benchmark.report.wording import MISSING, number, slug, sparsity_percent, text
 
 # Why a method cannot do something: of method, sparsity, structure and objective; empty if it can.
 Refusal = Callable[[str, float, str, str], str]
@@ -20,6 +20,7 @@ ASKED_FOR = "only where asked for"
 
 # So that the page stays a page.
 MOST_LINES = 500
+MOST_OFF_GRID = 12
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Table:
         levels: sparsities, in percent.
         dense: the dense network of the same training.
         lines: a method each.
-        note: what must be said instead of lines where there are none.
+        note: what was left out, or stands instead of lines.
     """
 
     anchor: str
@@ -112,27 +113,25 @@ def coverage(
     trainings: dict[_Training, dict[_Place, list[Row]]] = {}
     for row in rows:
         training = (text(row["objective"]), text(row["architecture"]), text(row.get("recipe")))
-        places = trainings.setdefault(training, {})
-        places.setdefault(_place(row), []).append(row)
+        trainings.setdefault(training, {}).setdefault(_place(row), []).append(row)
     tables: list[Table] = []
-    room = MOST_LINES
+    room, left_out = MOST_LINES, 0
     for training, places in sorted(trainings.items()):
         for structure, levels in grid.items():
-            made = _table(training, structure, levels, places, methods, refusal)
-            if made is not None:
-                tables.append(made)
-    found, left_out = [], 0
-    for table in tables:
-        shown = table.lines[:room]
-        room -= len(shown)
-        left_out += len(table.lines) - len(shown)
-        if shown or table.note:
-            found.append(Table(**{**vars(table), "lines": shown}))
+            # A table without lines takes the room of one.
+            made = _table(_Cells(training, structure, levels, places, methods, refusal), room)
+            left_out += made[1]
+            if made[0] is not None and room > 0:
+                tables.append(made[0])
+                room -= max(1, len(made[0].lines))
     slots = [slot for table in tables for line in table.lines for slot in line.slots]
-    filled = sum(bool(slot.href) for slot in slots)
-    unfilled = sum(slot.span for slot in slots if slot.reason == NOT_YET)
-    refused = sum(slot.span for slot in slots if slot.reason.startswith(_REFUSED))
-    return Coverage(tuple(found), filled, refused, unfilled, left_out)
+    return Coverage(
+        tables=tuple(tables),
+        filled=sum(place[0] != DENSE for places in trainings.values() for place in places),
+        refused=sum(slot.span for slot in slots if slot.reason.startswith(_REFUSED)),
+        open=sum(slot.span for slot in slots if slot.reason == NOT_YET),
+        left_out=left_out,
+    )
 
 
 _REFUSED = "not supported"
@@ -145,68 +144,89 @@ def _place(row: Row) -> _Place:
     return text(row["structure"]), text(row["method"]), level
 
 
-def _table(
-    training: _Training,
-    structure: str,
-    levels: Sequence[float],
-    places: Mapping[_Place, Sequence[Row]],
-    methods: Sequence[str],
-    refusal: Refusal | None,
-) -> Table | None:
-    """Returns a table; None where nothing of this structure was trained, and nothing could be."""
-    objective, architecture, recipe = training
-    own = {place: rows for place, rows in places.items() if place[0] == structure}
-    title = ", ".join(part for part in (objective, structure, architecture, recipe) if part)
-    dense = _filled(places.get((DENSE, DENSE, "0"), ())) or Slot(reason=NOT_YET)
-    head = {"anchor": slug(title), "title": title, "dense": dense}
+@dataclass(frozen=True)
+class _Cells:
+    """What one table is made from.
+
+    Attributes:
+        training: objective, architecture and recipe.
+        structure: of what is removed.
+        grid: sparsities of the protocol.
+        places: rows of the training, of all structures.
+        methods: those that could be evaluated.
+        refusal: why one cannot do something.
+    """
+
+    training: _Training
+    structure: str
+    grid: Sequence[float]
+    places: Mapping[_Place, Sequence[Row]]
+    methods: Sequence[str]
+    refusal: Refusal | None
+
+    def why(self, method: str, sparsity: float) -> str:
+        """Returns why a cell is empty."""
+        if method not in self.methods:
+            # Variants and controls of a method are no part of the grid.
+            known = method.partition(":")[0] in self.methods or method.startswith(SANITY)
+            return ASKED_FOR if known else NOT_YET
+        if sparsity not in self.grid:
+            return ASKED_FOR
+        if self.refusal is None:
+            return NOT_YET
+        reason = self.refusal(method, sparsity, self.structure, self.training[0])
+        return f"{_REFUSED}: {reason}" if reason else NOT_YET
+
+
+def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
+    """Returns a table of at most so many lines, and how many more there are.
+
+    None where nothing of this structure was trained, and nothing could be.
+    """
+    own = {place for place in cells.places if place[0] == cells.structure}
+    parts = (cells.training[0], cells.structure, *cells.training[1:])
+    title = ", ".join(part for part in parts if part)
+    dense = _filled(cells.places.get((DENSE, DENSE, "0"), ())) or Slot(reason=NOT_YET)
     if not own:
-        can = [m for m in methods if m != DENSE and not _refused(refusal, m, levels, training)]
-        if structure != "unstructured" or not can:
-            return None
-        note = f"No pruned network of this training was evaluated yet: {', '.join(can)} could be."
-        return Table(**head, levels=(), lines=(), note=note)  # type: ignore[arg-type]
-    # Levels off the grid that occur are shown, too.
-    wanted = {sparsity_percent(level): level for level in levels if level > 0}
-    wanted |= {level: float(level) / 100 for _, _, level in own if level not in wanted}
-    columns = sorted(wanted, key=lambda level: wanted[level])
-    names = sorted({*(m for m in methods if m != DENSE), *(method for _, method, _ in own)})
-    lines = []
-    for method in names:
-        slots = []
-        for level in columns:
-            slot = _filled(own.get((structure, method, level), ()))
-            if slot is None and wanted[level] not in levels:
-                slot = Slot(reason=ASKED_FOR)
-            elif slot is None:
-                why = _why(refusal, method, wanted[level], structure, objective, methods)
-                slot = Slot(reason=why)
-            slots.append(slot)
-        lines.append(Line(method, tuple(_joined(slots))))
-    return Table(**head, levels=tuple(columns), lines=tuple(lines))  # type: ignore[arg-type]
+        note = _untrained(cells)
+        return (Table(slug(title), title, (), dense, (), note) if note else None), 0
+    levels, more = _columns(cells, own)
+    names = sorted({*(m for m in cells.methods if m != DENSE), *(method for _, method, _ in own)})
+    lines = tuple(_line(cells, method, levels) for method in names[:room])
+    note = f"{more:,} more sparsities off the grid are left out." if more else ""
+    return Table(slug(title), title, tuple(levels), dense, lines, note), len(names) - len(lines)
 
 
-def _refused(
-    refusal: Refusal | None, method: str, levels: Sequence[float], training: _Training
-) -> str:
-    largest = max(levels, default=0.0)
-    return refusal(method, largest, "unstructured", training[0]) if refusal else ""
+def _untrained(cells: _Cells) -> str:
+    """Returns what could be trained where nothing was; said once, of single weights."""
+    if cells.structure != "unstructured":
+        return ""
+    largest = max(cells.grid, default=0.0)
+    can = [m for m in cells.methods if m != DENSE and cells.why(m, largest) == NOT_YET]
+    if not can:
+        return ""
+    return f"No pruned network of this training was evaluated yet: {', '.join(can)} could be."
 
 
-def _why(
-    refusal: Refusal | None,
-    method: str,
-    sparsity: float,
-    structure: str,
-    objective: str,
-    methods: Sequence[str],
-) -> str:
-    """Returns why a cell is empty."""
-    base = method.partition(":")[0]
-    if method not in methods:
-        # Variants and controls of a method are no part of the grid.
-        return ASKED_FOR if base in methods or method.startswith(SANITY) else NOT_YET
-    reason = refusal(method, sparsity, structure, objective) if refusal else ""
-    return f"{_REFUSED}: {reason}" if reason else NOT_YET
+def _columns(cells: _Cells, own: Iterable[_Place]) -> tuple[dict[str, float], int]:
+    """Returns sparsities by their words, ascending, and how many off the grid are left out."""
+    wanted = {sparsity_percent(level): level for level in cells.grid if level > 0}
+    others = sorted({level for _, _, level in own} - wanted.keys(), key=_share)
+    wanted |= {level: _share(level) for level in others[:MOST_OFF_GRID]}
+    more = len(others) - MOST_OFF_GRID
+    return dict(sorted(wanted.items(), key=lambda one: one[1])), max(0, more)
+
+
+def _share(level: str) -> float:
+    return 0.0 if level == MISSING else float(level) / 100
+
+
+def _line(cells: _Cells, method: str, levels: Mapping[str, float]) -> Line:
+    slots = []
+    for level, sparsity in levels.items():
+        filled = _filled(cells.places.get((cells.structure, method, level), ()))
+        slots.append(filled or Slot(reason=cells.why(method, sparsity)))
+    return Line(method, tuple(_joined(slots)))
 
 
 def _filled(rows: Sequence[Row]) -> Slot | None:

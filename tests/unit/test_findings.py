@@ -279,12 +279,12 @@ def test_most_seeds_count_before_most_examples():
         rows.append(row(method, 90, examples=100, tier="quick", seed=seed))
     for method in ("hydra", "lwm-layerwise"):
         rows.append(row(method, 300, examples=N, tier="full", seed=0))
-    [scope] = scopes(rank(pd.DataFrame(rows)).to_dict("records"))
+    [scope], _ = scopes(rank(pd.DataFrame(rows)).to_dict("records"))
     together = scope.together(sorted(scope.trained, key=str))
     assert (together.tier, together.examples, together.seeds) == ("quick", 100, (0, 1, 2))
     for seed, method in itertools.product((1, 2), ("hydra", "lwm-layerwise")):
         rows.append(row(method, 300, examples=N, tier="full", seed=seed))
-    [scope] = scopes(rank(pd.DataFrame(rows)).to_dict("records"))
+    [scope], _ = scopes(rank(pd.DataFrame(rows)).to_dict("records"))
     assert scope.together(sorted(scope.trained, key=str)).tier == "full"
 
 
@@ -297,6 +297,16 @@ def test_recipes_and_architectures_are_kept_apart():
         "b": ("b",),
         "c-certified": ("c-certified",),
     }
+
+
+def test_few_combinations_of_architecture_and_recipes_are_looked_at():
+    rows = [row("hydra", 300, recipe=f"r-{n}") for n in range(3)]
+    rows.append(row("lwm-layerwise", 300, recipe="r-1"))
+    found, more = scopes(rank(pd.DataFrame(rows)).to_dict("records"), most=2)
+    assert [one.recipes for one in found] == [("r-1",), ("r-0",)] and more == 1
+    rows += [row("hydra", 300, recipe=f"s-{n}") for n in range(9)]
+    first = said(rows).sections[0]
+    assert first.left_out == "6 smaller combinations of architecture and recipes."
 
 
 # --- Where measures disagree ----------------------------------------------------------------------
@@ -508,7 +518,7 @@ def with_fewer(rows, ids):
 
 
 def judged(rows, place):
-    [scope] = scopes(rows)
+    [scope], _ = scopes(rows)
     return CLAIMS[place].judge(scope)
 
 

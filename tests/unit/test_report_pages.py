@@ -366,7 +366,7 @@ def test_variants_stand_beside_the_grid():
     assert [slot.reason for slot in slots(table, "stranger")] == [NOT_YET, ""]
     # A level off the grid opens no cell for others.
     [table] = covered([made(level=0.8)]).tables
-    assert table.levels == ("50", "80", "90")
+    assert table.levels == ("50", "80", "90") and not table.note
     assert [slot.reason for slot in slots(table, "snip")] == [NOT_YET, ASKED_FOR, NOT_YET]
 
 
@@ -388,6 +388,9 @@ def test_a_page_of_coverage_is_bounded(monkeypatch):
     assert sum(len(table.lines) for table in found.tables) == 3
     assert found.left_out == 4  # of five, and two of the grid
     assert found.filled == 5
+    levels = np.linspace(0.91, 0.97, 20).round(4)
+    [table] = covered([made(level=level) for level in levels]).tables
+    assert len(table.levels) == 2 + 12 and table.note.startswith("8 more sparsities")
 
 
 def test_the_page_of_coverage_shows_each_cell(site):
