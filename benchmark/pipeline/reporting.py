@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import methods
 from benchmark import handbook, leaderboard, records
 from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
-from benchmark.errors import ContractError, RecordError, UnknownName
+from benchmark.errors import ContractError, RecordError
 from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
 from benchmark.forks import map_forked
 from benchmark.manifest import Manifest
@@ -137,37 +137,44 @@ def report(project: Project) -> list[Path]:
     rest = partial(_rest, project, manifest, packed)
     own = method_pages()
     every = [*own, *foreign_pages(manifest, {page.name for page in own})]
-    return render(table, project.site, pages, rest, processes, every, refusal)
+    return render(table, project.site, pages, rest, processes, every, refusals())
 
 
-def refusal(name: str, sparsity: float, structure: str, objective: str) -> str:
-    """Returns why a method of this project cannot do something; empty if it can.
+def refusals() -> Callable[[str, float, str, str], str]:
+    """Returns a function that says why a method of this project cannot do something.
 
-    Args:
-        name: of the method.
-        sparsity: share of units removed.
-        structure: what a unit is.
-        objective: of its training.
+    It takes the method's name, a sparsity, a structure and an objective, and returns an empty text
+    for what works, and for methods that are unknown or do not load.
     """
-    try:
-        kind = methods.method(name)
-    except (ContractError, UnknownName):
-        return ""
-    unit = next((one for one in STRUCTURES if one == structure), None)
-    if unit is None:
-        return f"{name} prunes {', '.join(kind.structures)}, not {structure}"
-    return methods.supports(kind, name, as_sparsity(sparsity), unit, objective)
+    # Looked up once: every look-up asks what packages are installed.
+    kinds = dict(_loaded())
+
+    def refusal(name: str, sparsity: float, structure: str, objective: str) -> str:
+        kind, unit = kinds.get(name), next((one for one in STRUCTURES if one == structure), None)
+        if kind is None:
+            return ""
+        if unit is None:
+            return f"{name} prunes {', '.join(kind.structures)}, not {structure}"
+        return methods.supports(kind, name, as_sparsity(sparsity), unit, objective)
+
+    return refusal
+
+
+def _loaded() -> Iterator[tuple[str, type[methods.Method]]]:
+    """Yields the methods of this project by name, without those that do not load."""
+    for name in handbook.listed():
+        try:
+            yield name, methods.method(name)
+        except ContractError:
+            # A board is made of records: a method that does not load costs its own words alone.
+            continue
 
 
 def method_pages() -> list[MethodPage]:
     """Returns what the site says of each method of this project, from the method's own file."""
     found = []
-    for name in handbook.listed():
-        try:
-            info = methods.method(name).info
-        except ContractError:
-            # A board is made of records: a method that does not load costs its own words alone.
-            continue
+    for name, kind in _loaded():
+        info = kind.info
         # The pages of the site lead on by themselves.
         whole = handbook.page(name)
         document = whole[whole.index("| | |") :].rpartition("[All methods]")[0]

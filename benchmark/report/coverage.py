@@ -121,7 +121,7 @@ def coverage(
             # A table without lines takes the room of one.
             made = _table(_Cells(training, structure, levels, places, methods, refusal), room)
             left_out += made[1]
-            if made[0] is not None and room > 0:
+            if made[0] is not None:
                 tables.append(made[0])
                 room -= max(1, len(made[0].lines))
     slots = [slot for table in tables for line in table.lines for slot in line.slots]
@@ -184,6 +184,9 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
     None where nothing of this structure was trained, and nothing could be.
     """
     own = {place for place in cells.places if place[0] == cells.structure}
+    names = sorted({*(m for m in cells.methods if m != DENSE), *(method for _, method, _ in own)})
+    if room <= 0:
+        return None, len(names) if own else 0
     parts = (cells.training[0], cells.structure, *cells.training[1:])
     title = ", ".join(part for part in parts if part)
     dense = _filled(cells.places.get((DENSE, DENSE, "0"), ())) or Slot(reason=NOT_YET)
@@ -191,7 +194,6 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
         note = _untrained(cells)
         return (Table(slug(title), title, (), dense, (), note) if note else None), 0
     levels, more = _columns(cells, own)
-    names = sorted({*(m for m in cells.methods if m != DENSE), *(method for _, method, _ in own)})
     lines = tuple(_line(cells, method, levels) for method in names[:room])
     note = f"{more:,} more sparsities off the grid are left out." if more else ""
     return Table(slug(title), title, tuple(levels), dense, lines, note), len(names) - len(lines)

@@ -29,7 +29,7 @@ from benchmark.comparison import head_to_head, pareto
 from benchmark.errors import ContractError
 from benchmark.findings import CLAIMS, findings
 from benchmark.leaderboard import rank
-from benchmark.pipeline.reporting import refusal
+from benchmark.pipeline.reporting import refusals
 from benchmark.report import MethodPage, downloads, render
 from benchmark.report.assets import assets, plain
 from benchmark.report.changes import STATE, changes
@@ -404,6 +404,7 @@ def test_the_page_of_coverage_shows_each_cell(site):
 
 
 def test_methods_of_this_project_are_asked_what_they_can_do():
+    refusal = refusals()
     assert refusal("hydra", 0.9, "filter", "adversarial") == "hydra prunes unstructured, not filter"
     assert refusal("hydra", 0.9, "unstructured", "adversarial") == ""
     assert "works under" in refusal("bap", 0.9, "unstructured", "crown-ibp")
