@@ -115,8 +115,9 @@ def _limits(rows: Sequence[Row]) -> Section | None:
         "networks and longer training may say otherwise."
     )
     trained = (
-        f"{single:,} of {counted(len(settings), 'setting')} were trained with one seed, "
-        f"{counted(len(seeds), 'seed')} occur; tiers and their examples: {sizes}."
+        f"Of {counted(len(settings), 'setting')} {single:,} were trained with one seed; seeds: "
+        f"{listed(seeds[:10])}{' and more' if len(seeds) > 10 else ''}; tiers and their examples: "
+        f"{sizes}."
     )
     said = (sentence(text, used), sentence(trained, used))
     return Section(

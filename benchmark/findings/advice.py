@@ -196,6 +196,13 @@ def _placed(group: Sequence[Row], rows: Sequence[Row], outcome: str) -> Sentence
     head = f"Most {_WORDS[outcome]} of {over}: {_setting(best)}, seed {name(best, 'seed', 20)}, "
     if not counts[0]:
         return sentence(f"None of {over} has any {_WORDS[outcome]} accuracy.", group)
+    if len(rows) == 1:
+        where = f"{counts[1]:,} examples ({name(best, 'tier')})"
+        text = (
+            f"The only network with a rank is {_setting(best)}, seed {name(best, 'seed', 20)}, "
+            f"with a {_WORDS[outcome]} accuracy of {share(measured)} on {where}."
+        )
+        return sentence(text, group)
     if len(group) == 1:
         text = f"{head}at {share(measured)}, better than every other."
         return sentence(text, group)

@@ -165,8 +165,7 @@ class Keeps:
     """A method keeps a share of an accuracy of another network, the dense one if none is named.
 
     Attributes:
-        methods: spellings of the method, those first that the paper has for these data; the first
-            with rows counts.
+        methods: spellings of the method, in the order in which they count: the first with rows.
         sparsity: of the method's network, and of `of` if that is named.
         at_least: share that the mean over the seeds must reach.
         objectives: trainings that the claim is about.
@@ -183,18 +182,17 @@ class Keeps:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        missing: tuple[str, ...] = ()
+        lacking = []
         for method in self.methods:
             pairs = [
                 [Network(method, self.sparsity, objective, recipe), self._base(objective, recipe)]
                 for recipe, objective in _trainings(scope, self.objectives)
             ]
-            found, asides, lacking = _met(scope, pairs, self.measure)
-            # What is asked for in the end is what the default settings lack.
-            missing = lacking
+            found, asides, missing = _met(scope, pairs, self.measure)
             if found:
                 return _judged([self._part(one) for one in found], asides)
-        return Judged("not measured here", missing=missing)
+            lacking.append(missing)
+        return Judged("not measured here", missing=_fewest(lacking))
 
     def _base(self, objective: str, recipe: str) -> Network:
         if self.of:
@@ -259,7 +257,7 @@ class Cheaper:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the budgets in the manifest say."""
-        missing: tuple[str, ...] = ()
+        lacking = []
         for method in self.methods:
             pairs = [
                 [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
@@ -268,7 +266,8 @@ class Cheaper:
             found, asides, missing = _met(scope, pairs, "")
             if found:
                 return _judged([_costs(one) for one in found], asides)
-        return Judged("not measured here", missing=missing)
+            lacking.append(missing)
+        return Judged("not measured here", missing=_fewest(lacking))
 
 
 def _costs(together: Together) -> _Part:
@@ -316,27 +315,30 @@ class HigherCurve:
     """A method's accuracy against epsilon lies above another's on average, for every seed.
 
     Attributes:
-        first: method that should be better.
-        second: method that it is compared with.
+        methods: spellings of the method that should be better, as for `Keeps`.
+        other: method that it is compared with.
         sparsity: of both.
         objectives: trainings that the claim is about.
     """
 
-    first: str
-    second: str
+    methods: tuple[str, ...]
+    other: str
     sparsity: float
     objectives: tuple[str, ...]
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        pairs = [
-            [Network(one, self.sparsity, objective, recipe) for one in (self.first, self.second)]
-            for recipe, objective in _trainings(scope, self.objectives)
-        ]
-        found, asides, missing = _met(scope, pairs, "", "aer_robustness")
-        if not found:
-            return Judged("not measured here", missing=missing)
-        return _judged([_curves(one) for one in found], asides)
+        lacking = []
+        for method in self.methods:
+            pairs = [
+                [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
+                for recipe, objective in _trainings(scope, self.objectives)
+            ]
+            found, asides, missing = _met(scope, pairs, "", "aer_robustness")
+            if found:
+                return _judged([_curves(one) for one in found], asides)
+            lacking.append(missing)
+        return Judged("not measured here", missing=_fewest(lacking))
 
 
 def _curves(together: Together) -> _Part:
@@ -473,6 +475,11 @@ def _met(
             missing += scope.missing(pair)
     lacks = tuple(dict.fromkeys(missing))
     return (found, lacks, ()) if found else ([], (), lacks)
+
+
+def _fewest(lacking: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns what is missing for the spelling of a method that lacks least, the last of equals."""
+    return min(reversed(lacking), key=len)
 
 
 def _lacking(together: Together, measure: str, column: str) -> Iterator[str]:

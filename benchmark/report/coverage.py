@@ -194,7 +194,8 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
         note = _untrained(cells)
         return (Table(slug(title), title, (), dense, (), note) if note else None), 0
     levels, more = _columns(cells, own)
-    lines = tuple(_line(cells, method, levels) for method in names[:room])
+    variants = _variants(own)
+    lines = tuple(_line(cells, method, levels, variants) for method in names[:room])
     note = f"{more:,} more sparsities off the grid are left out." if more else ""
     return Table(slug(title), title, tuple(levels), dense, lines, note), len(names) - len(lines)
 
@@ -223,12 +224,26 @@ def _share(level: str) -> float:
     return 0.0 if level == MISSING else float(level) / 100
 
 
-def _line(cells: _Cells, method: str, levels: Mapping[str, float]) -> Line:
+def _line(
+    cells: _Cells, method: str, levels: Mapping[str, float], variants: Mapping[tuple[str, str], str]
+) -> Line:
     slots = []
     for level, sparsity in levels.items():
         filled = _filled(cells.places.get((cells.structure, method, level), ()))
-        slots.append(filled or Slot(reason=cells.why(method, sparsity)))
+        reason = cells.why(method, sparsity)
+        if reason == NOT_YET and (variant := variants.get((method, level))):
+            reason = f"only as {variant}"
+        slots.append(filled or Slot(reason=reason))
     return Line(method, tuple(_joined(slots)))
+
+
+def _variants(own: Iterable[_Place]) -> dict[tuple[str, str], str]:
+    """Returns a variant of a method at a level, where there is one."""
+    found: dict[tuple[str, str], str] = {}
+    for _, method, level in sorted(own):
+        if ":" in method:
+            found.setdefault((method.partition(":")[0], level), method)
+    return found
 
 
 def _filled(rows: Sequence[Row]) -> Slot | None:

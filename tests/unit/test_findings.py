@@ -248,6 +248,18 @@ def test_curves_are_apart_where_their_intervals_are(low, high, verdict):
     assert claim(rows, "bap-curve").verdict == verdict
 
 
+def test_a_method_in_another_spelling_stands_for_it():
+    theirs = {"aer_robustness": 0.45, "aer_low": 0.4, "aer_high": 0.5}
+    ours = {"aer_robustness": 0.65, "aer_low": 0.6, "aer_high": 0.7}
+    rows = [
+        row("adversarial-gradual", 200, 0.9, **theirs),
+        row("bap:candidates=4", 200, 0.9, **ours),
+    ]
+    assert claim(rows, "bap-curve").verdict == "reproduced"
+    assert "bap:candidates=4 65.0 %" in claim(rows, "bap-curve").sentences[0].text
+    assert claim(rows[1:], "bap-curve").missing == ("adversarial-gradual, adversarial, 90 %",)
+
+
 def schedules(method, rights, areas):
     ends = ("0.2", "0.4", "0.6")
     return [
@@ -439,6 +451,11 @@ def test_what_is_kept_compares_with_the_dense_network_of_the_same_training():
     rows.append(row("dense", 100, 0.0, objective="trades"))
     [kept, *_] = [text for text in advised(rows) if "keeps" in text]
     assert "keeps 80.0 % [" in kept
+
+
+def test_a_single_network_beats_nobody():
+    robust, *_ = advised(cell((300, 200)))
+    assert robust.startswith("The only network with a rank is a (") and "75.0 % [" in robust
 
 
 def test_levels_without_rows_have_no_advice():

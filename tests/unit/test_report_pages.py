@@ -364,6 +364,8 @@ def test_variants_stand_beside_the_grid():
     [table] = covered([made("snip:steps=2"), made("stranger")]).tables
     assert [slot.reason for slot in slots(table, "snip:steps=2")] == [ASKED_FOR, ""]
     assert [slot.reason for slot in slots(table, "stranger")] == [NOT_YET, ""]
+    # A method that was evaluated with other settings alone says so.
+    assert [slot.reason for slot in slots(table, "snip")] == [NOT_YET, "only as snip:steps=2"]
     # A level off the grid opens no cell for others.
     [table] = covered([made(level=0.8)]).tables
     assert table.levels == ("50", "80", "90") and not table.note
