@@ -47,7 +47,8 @@ def test_packed_records_give_the_pages_of_whole_ones(tmp_path: Path, monkeypatch
     project = Project(tmp_path, workers=Workers(2))
     table = records.frame(records.load_all(project.results, project.manifest()))
     shown = {n: module.page(p) for n, p in PROTOCOLS.items()}
-    render(table, tmp_path / "whole", shown, methods=module.method_pages())
+    known, refusal = module.method_pages(), module.refusals()
+    render(table, tmp_path / "whole", shown, methods=known, refusal=refusal)
     monkeypatch.setattr(module, "_MANY", 1)
     monkeypatch.setattr(module, "_CHUNK", 4)
     report(project)
