@@ -43,7 +43,7 @@ class Group(Strict):
         methods: names, with settings as in `hydra:start=benign`.
         objectives: training losses.
         structure: what is removed as a unit.
-        sparsities: shares removed, such as 0.9, in (0, 1].
+        sparsities: shares removed, in (0, 1]; numbers in the file, read as the text that they are.
         seeds: of training.
         tier: quick, standard or full: on how many examples the networks are evaluated.
     """

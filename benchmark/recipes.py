@@ -149,6 +149,17 @@ RECIPES: dict[str, Recipe] = {
         finetune=_TRIAL,
         steps=Steps(1, Fraction(1)),
     ),
+    # Colour images within reach of two CPU cores.
+    "cifar10-jpeg-small": Recipe(
+        id="cifar10-jpeg-small",
+        dataset="cifar10-jpeg",
+        architecture="cnn-small",
+        pretrain=Stage(epochs=16, learning_rate=0.05, weight_decay=1e-4),
+        prune=Stage(epochs=2, learning_rate=0.05, weight_decay=1e-4),
+        finetune=Stage(epochs=6, learning_rate=0.05, weight_decay=1e-4),
+        steps=Steps(2, Fraction(3, 4)),
+        warmup=Fraction(1, 4),
+    ),
     "cifar10-short": _images("cifar10-short", "cifar10", long=False),
     "cifar10-literature": _images("cifar10-literature", "cifar10", long=True),
     "cifar10-jpeg-short": _images("cifar10-jpeg-short", "cifar10-jpeg", long=False),

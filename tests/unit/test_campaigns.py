@@ -7,6 +7,7 @@ import pytest
 import methods
 from benchmark.campaigns import LARGEST_CAMPAIGN, MOST_NETWORKS, larger, read_campaign
 from benchmark.errors import BenchmarkError
+from benchmark.manifest import read_manifest
 from benchmark.pipeline.campaigning import plan_campaign
 from benchmark.protocols import STRUCTURED, UNSTRUCTURED, protocol
 from benchmark.pruning import as_sparsity
@@ -109,6 +110,19 @@ def test_files_of_the_boards_can_be_planned(path: Path) -> None:
         assert recipe(order.recipe).dataset == chosen.dataset
         grid = UNSTRUCTURED if order.structure == "unstructured" else STRUCTURED
         assert order.sparsity in grid
+
+
+def test_the_embedded_board_is_its_campaign() -> None:
+    plan = plan_campaign(read_campaign(CAMPAIGNS / "digits.toml"))
+    manifest = read_manifest(CAMPAIGNS.parent / "checkpoints_manifest.json")
+    there = {
+        (e.method, e.objective, e.structure, as_sparsity(e.sparsity), e.seed, e.recipe)
+        for e in manifest.checkpoints
+        if e.dataset == "digits"
+    }
+    orders = [network.order for network in plan.networks]
+    named = {(o.method, o.objective, o.structure, o.sparsity, o.seed, o.recipe) for o in orders}
+    assert named == there and len(orders) == len(there)
 
 
 def test_the_mnist_board_leaves_no_method_out() -> None:
