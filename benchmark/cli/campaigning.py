@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.base import Listing, Seed, app, err, out, print_table, progress_bar, where
+from benchmark.cli.base import (
+    Address,
+    Executor,
+    Gigabytes,
+    Listing,
+    Minutes,
+    Seed,
+    app,
+    err,
+    limit,
+    out,
+    print_table,
+    progress_bar,
+    where,
+)
 from benchmark.errors import ContractError, DataUnavailable, RecordError, shorten
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
@@ -42,6 +56,10 @@ def campaign(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads of a training run; part of its result.")
     ] = 1,
+    executor: Executor = "auto",
+    address: Address = "",
+    minutes: Minutes = 0.0,
+    gigabytes: Gigabytes = 0.0,
 ) -> None:
     """Fills a board as a file says: trains and evaluates what is missing, then renders the pages.
 
@@ -55,6 +73,7 @@ def campaign(
     from benchmark.pipeline.forecasting import cost
     from benchmark.protocols import protocol as find
 
+    limit(executor, address, minutes, gigabytes)
     share = Share.parse(part)
     lookup("work", only or "train", {"train": "train", "evaluate": "evaluate"})
     said = read_campaign(file)
