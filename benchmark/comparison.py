@@ -32,6 +32,7 @@ from benchmark.statistics import (
     Estimate,
     difference_interval,
     holm,
+    hull,
     mcnemar_exact,
     seeds_interval,
     wilson,
@@ -439,7 +440,7 @@ def _rung(sparsity: float, rows: Sequence[Row]) -> Rung:
         clean=fmean(as_number(row.get("clean_accuracy")) for row in rows),
         robust=_over_seeds(rows, "best_known"),
         certified=_over_seeds(rows, "certified"),
-        gain=_hull([_estimate(row, "gain", "gain_low", "gain_high") for row in rows]),
+        gain=hull([_estimate(row, "gain", "gain_low", "gain_high") for row in rows]),
         rows=tuple(rows),
     )
 
@@ -471,23 +472,11 @@ def _together(lines: Sequence[Row], what: Literal["area", "kept"]) -> Estimate:
         "area": ("area", "area_low", "area_high"),
         "kept": ("kept_sparsity", "kept_low", "kept_high"),
     }[what]
-    return _hull([_estimate(line, *columns) for line in lines if tuple(line["levels"]) == levels])
+    return hull([_estimate(line, *columns) for line in lines if tuple(line["levels"]) == levels])
 
 
 def _estimate(row: Row, value: str, low: str, high: str) -> Estimate:
     return Estimate(*(as_number(row.get(column)) for column in (value, low, high)))
-
-
-def _hull(estimates: Iterable[Estimate]) -> Estimate:
-    """Returns the mean of the known estimates, between the outermost of their ends.
-
-    If each interval holds its own truth, this one holds the mean of the truths.
-    """
-    known = [estimate for estimate in estimates if math.isfinite(estimate.value)]
-    if not known:
-        return _UNKNOWN
-    lows, highs = [one.low for one in known], [one.high for one in known]
-    return Estimate(fmean(one.value for one in known), min(lows), max(highs))
 
 
 # --- Along epsilon --------------------------------------------------------------------------------

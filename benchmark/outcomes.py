@@ -598,23 +598,21 @@ def all_metrics(stack: Outcomes, protocol: Protocol) -> list[Metrics]:
     clean = shares_of(clean_correct(stack))
     unknown = [float("nan")] * len(clean)
     proven = _certified(stack, protocol).get(epsilon)
-    smoothed, count = _smoothed(stack, protocol)
-    alone = {name: shares_of(left) for name, left in survivors(stack, protocol).items()}
-    pgd = main_pgd(protocol)
-    autoattack = next((n for n, s in protocol.evaluations if isinstance(s, AutoAttack)), "")
+    single = {name: shares_of(left) for name, left in alone(stack, protocol).items()}
+    each = {name: shares_of(left) for name, left in survivors(stack, protocol).items()}
     columns = {
         "clean": clean,
-        "pgd": alone[pgd[0]] if pgd else unknown,
-        "autoattack": alone.get(autoattack, unknown),
+        "pgd": single.get("pgd", unknown),
+        "autoattack": single.get("autoattack", unknown),
         "robust": shares_of(attacked(stack, protocol, epsilon)),
         "certified": unknown if proven is None else shares_of(proven),
-        "smoothed": smoothed or unknown,
+        "smoothed": single.get("smoothed", unknown),
     }
     return [
         Metrics(
             examples=len(stack),
-            smoothed_examples=count,
-            by_evaluation={name: shares[number] for name, shares in alone.items()},
+            smoothed_examples=_smoothed_examples(stack, protocol),
+            by_evaluation={name: shares[number] for name, shares in each.items()},
             **{name: shares[number] for name, shares in columns.items()},
         )
         for number in range(len(clean))
@@ -655,14 +653,30 @@ def _not_run(outcomes: Outcomes, evaluation: str) -> bool:
     return column is not None and bool((column == NOT_RUN).any())
 
 
-def _smoothed(stack: Outcomes, protocol: Protocol) -> tuple[list[float], int]:
-    """Returns the smoothed accuracy of each record and over how many examples; empty without."""
+@once
+def alone(outcomes: Outcomes, protocol: Protocol) -> dict[str, Bools]:
+    """Returns what single evaluations say of each example, where the protocol has them.
+
+    `pgd` and `autoattack`, (..., N): correct under this one alone. `smoothed`, over the examples
+    that are smoothed: correct at the protocol's L2 radius, of the smoothed network.
+    """
+    each, found = survivors(outcomes, protocol), dict[str, Bools]()
+    pgd = main_pgd(protocol)
+    if pgd and pgd[0] in each:
+        found["pgd"] = _fixed(each[pgd[0]])
     for name, settings in protocol.evaluations:
-        if isinstance(settings, Smoothing):
-            seen = stack.head(settings.examples)
-            count = len(seen)
+        if isinstance(settings, AutoAttack):
+            found.setdefault("autoattack", _fixed(each[name]))
+        elif isinstance(settings, Smoothing):
+            seen = outcomes.head(settings.examples)
             radius = seen.columns[f"{name}.radius"]
             right = seen.columns[f"{name}.prediction"] == seen.columns["label"]
             certain = right & (radius >= float(protocol.smoothed_radius))
-            return shares_of(certain), count
-    return [], 0
+            found.setdefault("smoothed", _fixed(np.asarray(certain)))
+    return found
+
+
+def _smoothed_examples(outcomes: Outcomes, protocol: Protocol) -> int:
+    """Returns over how many examples the smoothed accuracy is."""
+    sizes = (s.examples for _, s in protocol.evaluations if isinstance(s, Smoothing))
+    return min(len(outcomes), next(sizes, 0))

@@ -674,7 +674,10 @@ def _joined(parts: Iterable[Part]) -> Part:
 
 
 def _by_example(stack: Stack) -> list[dict[str, NDArray[Any]]]:
-    """Returns (N,) arrays in example order, for paired tests; only what the protocol measures."""
+    """Returns (N,) arrays in example order, for paired tests; only what the protocol measures.
+
+    The smoothed network's is as long as the number of examples that are smoothed.
+    """
     outcomes, epsilon = stack.outcomes, stack.protocol.threat.epsilon
     columns = {
         "index": outcomes.columns["index"],
@@ -685,6 +688,7 @@ def _by_example(stack: Stack) -> list[dict[str, NDArray[Any]]]:
     proven = measured.certified(outcomes, stack.protocol)
     if epsilon in proven:
         columns["certified"] = proven[epsilon]
+    columns |= measured.alone(outcomes, stack.protocol)
     found = []
     for number, row in enumerate(stack.rows):
         each = {name: values[number] for name, values in columns.items()}

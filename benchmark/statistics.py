@@ -6,9 +6,10 @@ a simulation measures.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,6 +214,103 @@ def _score_low(only_first: int, only_second: int, trials: int, quantile: float) 
     if excess(-1.0) <= 0:
         return -1.0
     return float(brentq(excess, -1.0, (only_first - only_second) / trials, xtol=1e-12))
+
+
+def ratio_interval(first: Bools, second: Bools, confidence: float = 0.95) -> Estimate:
+    """Returns what share of the second of two accuracies the first one is, over the same examples.
+
+    A hybrid: Wilson's limits of either accuracy, among the examples that one of the two gets right,
+    at a quantile that is smaller the more the two agree.
+
+    Args:
+        first: (N,) bool, in the order of the examples.
+        second: (N,) bool, in the same order.
+        confidence: two-sided coverage in (0, 1).
+
+    Returns:
+        Share of the first over share of the second; all NaN where the second gets nothing right.
+
+    Raises:
+        ContractError: not two bool vectors of one length, or no confidence.
+
+    Source: Bonett & Price, "Confidence intervals for a ratio of binomial proportions based on
+        paired data", Statistics in Medicine 2006.
+    """
+    only_first, only_second = _discordant(first, second)
+    _check_confidence(confidence)
+    both = int(np.count_nonzero(first & second))
+    if both + only_second == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    low, high = _ratio_ends(both, only_first, only_second, float(ndtri(0.5 + confidence / 2)))
+    return Estimate((both + only_first) / (both + only_second), low, high)
+
+
+def _ratio_ends(
+    both: int, only_first: int, only_second: int, quantile: float
+) -> tuple[float, float]:
+    ours, theirs, seen = both + only_first, both + only_second, both + only_first + only_second
+    parts = [math.sqrt((1 - (n + 1) / (seen + 2)) / (n + 1)) for n in (ours, theirs)]
+    apart = math.sqrt((only_first + only_second + 2) / ((ours + 1) * (theirs + 1)))
+    adjusted = quantile * apart / sum(parts)
+    (low, high), (least, most) = (_score_interval(n / seen, seen, adjusted) for n in (ours, theirs))
+    return low / most, high / least if least > 0 else math.inf
+
+
+def hull(estimates: Iterable[Estimate]) -> Estimate:
+    """Returns the mean of the known estimates, between the outermost of their ends.
+
+    If each interval holds its own truth, this one holds the mean of the truths.
+    """
+    known = [estimate for estimate in estimates if math.isfinite(estimate.value)]
+    if not known:
+        return Estimate(math.nan, math.nan, math.nan)
+    lows, highs = [one.low for one in known], [one.high for one in known]
+    return Estimate(fmean(one.value for one in known), min(lows), max(highs))
+
+
+def mcnemar_pairs(outcomes: Bools) -> Floats:
+    """Returns (M, M) the p of `mcnemar_exact` of each row against each other, all at once.
+
+    Args:
+        outcomes: (M, N) bool, one row a network, over the same examples in the same order.
+
+    Raises:
+        ContractError: no (M, N) bool outcomes.
+    """
+    _check_matrix(outcomes)
+    # Counts up to 2^24 are exact in single precision.
+    values = outcomes.astype(np.float32)
+    alone = np.rint(values @ (1 - values).T).astype(np.int64)
+    tails = bdtr(np.minimum(alone, alone.T), alone + alone.T, 0.5)
+    return np.asarray(np.minimum(1.0, 2 * tails))
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Returns how far two measures order the same things alike: Kendall's tau-b, in [-1, 1].
+
+    Args:
+        first: one value a thing.
+        second: one value a thing, in the same order.
+
+    Returns:
+        1 where the orders are the same, -1 where they are opposite; NaN where a measure has a
+        single value for all.
+
+    Raises:
+        ContractError: measures of different lengths.
+
+    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 1945.
+
+    >>> kendall_tau([1, 2, 3], [10, 30, 20])
+    0.3333333333333333
+    """
+    if len(first) != len(second):
+        raise ContractError(f"expected two values a thing, got {len(first)} and {len(second)}")
+    signs = [np.sign(np.subtract.outer(values, values)) for values in (first, second)]
+    untied = [float(np.abs(sign).sum()) for sign in signs]
+    if 0 in untied:
+        return math.nan
+    return float((signs[0] * signs[1]).sum()) / math.sqrt(untied[0] * untied[1])
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -43,7 +43,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("methods._*",),
     ("methods.*",),
     ("benchmark.leaderboard", "benchmark.distributed"),
-    ("benchmark.comparison", "benchmark.handbook"),
+    ("benchmark.comparison", "benchmark.findings", "benchmark.handbook"),
     ("benchmark.figures", "benchmark.report", "benchmark.contract", "benchmark.scaffolding"),
     ("benchmark.pipeline",),
     ("benchmark.interface", "benchmark.cli"),

@@ -15,7 +15,7 @@ import methods
 from benchmark import handbook, leaderboard, records
 from benchmark.attacks import Steps
 from benchmark.datasets import DATASETS
-from benchmark.errors import ContractError, RecordError
+from benchmark.errors import ContractError, RecordError, UnknownName
 from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Sparing
 from benchmark.forks import map_forked
 from benchmark.manifest import Manifest
@@ -23,6 +23,7 @@ from benchmark.outcomes import main_pgd
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
+from benchmark.pruning import STRUCTURES, as_sparsity
 from benchmark.report import AttackColumn, MethodPage, ProtocolPage, flag_words, render
 from benchmark.reported import reported
 
@@ -102,7 +103,7 @@ _MANY = 200
 _CHUNK = 50
 
 # Columns that only a checkpoint's own page shows. Thousands of rows leave them packed until then.
-_DETAILS = (*("attacks", "authors", "budget", "cost", "environment", "evidence", "layers"),)
+_DETAILS = (*("attacks", "authors", "cost", "environment", "evidence", "layers"),)
 
 
 def results(project: Project, protocols: Collection[str] = ()) -> pd.DataFrame:
@@ -136,7 +137,26 @@ def report(project: Project) -> list[Path]:
     rest = partial(_rest, project, manifest, packed)
     own = method_pages()
     every = [*own, *foreign_pages(manifest, {page.name for page in own})]
-    return render(table, project.site, pages, rest, processes, every)
+    return render(table, project.site, pages, rest, processes, every, refusal)
+
+
+def refusal(name: str, sparsity: float, structure: str, objective: str) -> str:
+    """Returns why a method of this project cannot do something; empty if it can.
+
+    Args:
+        name: of the method.
+        sparsity: share of units removed.
+        structure: what a unit is.
+        objective: of its training.
+    """
+    try:
+        kind = methods.method(name)
+    except (ContractError, UnknownName):
+        return ""
+    unit = next((one for one in STRUCTURES if one == structure), None)
+    if unit is None:
+        return f"{name} prunes {', '.join(kind.structures)}, not {structure}"
+    return methods.supports(kind, name, as_sparsity(sparsity), unit, objective)
 
 
 def method_pages() -> list[MethodPage]:
@@ -313,7 +333,15 @@ def page(protocol: Protocol) -> ProtocolPage:
         attacks=attack_columns(protocol),
         reported=reported(protocol.id),
         reasons=_REASONS,
+        grid=_grid(protocol),
     )
+
+
+def _grid(protocol: Protocol) -> dict[str, tuple[float, ...]]:
+    """Returns the sparsities of a protocol, by structure."""
+    plain, whole = protocol.unstructured, protocol.structured
+    levels = {one: plain if one == "unstructured" else whole for one in STRUCTURES}
+    return {one: tuple(float(level) for level in each) for one, each in levels.items()}
 
 
 def attack_columns(protocol: Protocol) -> tuple[AttackColumn, ...]:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from benchmark.errors import InvariantViolation, ManifestError, StorageError, lookup
 from benchmark.files import inside, read_bounded, write_atomically
+from benchmark.findings import worth
 from benchmark.forks import map_forked
 from benchmark.leaderboard import curves, has_result, rank
 from benchmark.report import details, downloads, figures, images, views
@@ -25,9 +26,11 @@ from benchmark.report.assets import assets
 from benchmark.report.changes import STATE, changes
 from benchmark.report.columns import COLUMNS
 from benchmark.report.comparing import COSTS, comparison, networks_of
+from benchmark.report.coverage import Refusal, coverage
 from benchmark.report.curves import GAIN, MEASURES, Chart, Summary, charts, summaries
 from benchmark.report.details import CheckpointView
 from benchmark.report.evidence import Strip
+from benchmark.report.findings import findings_view
 from benchmark.report.methods import BoardOf, MethodPage, entries_of, method_views
 from benchmark.report.papers import Triples, triples
 from benchmark.report.remarks import ranked
@@ -175,6 +178,8 @@ class Section:
         methods: how many there are.
         without_result: checkpoints that were not evaluated to the end.
         flags: (words, meaning) of the known flags that occur.
+        findings: path of the page of findings; empty where there is nothing to say.
+        coverage: path of the page of what was evaluated; empty where nothing was.
     """
 
     page: ProtocolPage
@@ -185,6 +190,13 @@ class Section:
     methods: int
     without_result: int
     flags: tuple[tuple[str, str], ...]
+    findings: str = ""
+    coverage: str = ""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Returns all its rows."""
+        return [row for rows in self.checkpoints.values() for row in rows]
 
 
 @dataclass(frozen=True)
@@ -249,6 +261,7 @@ def render(
     rest: Details | None = None,
     processes: int = 1,
     methods: Sequence[MethodPage] = (),
+    refusal: Refusal | None = None,
 ) -> list[Path]:
     """Renders the leaderboard and returns the paths of all its files, sorted.
 
@@ -260,6 +273,7 @@ def render(
             without them; `strips_at_most` of the row then says for how many strips there is space.
         processes: how many make pages at a time, 0 for one a core; the files do not depend on it.
         methods: what is known of methods without any result.
+        refusal: why a method of `methods` cannot do something, for the pages of coverage.
 
     Raises:
         UnknownName: a row under a protocol that is not in `protocols`.
@@ -281,6 +295,7 @@ def render(
     engine = Pages(sections)
     jobs = [
         *_jobs(engine, sections, rest),
+        *_summary_jobs(engine, sections, methods, refusal),
         *_method_jobs(engine, sections, methods),
         *_change_jobs(engine, sections, site),
     ]
@@ -325,6 +340,8 @@ def _section(page: ProtocolPage, rows: Sequence[Row], lines: Sequence[Row]) -> S
         methods=len({str(row["method"]) for row in rows}),
         without_result=sum(not share(row, "robust_accuracy").known for row in leading),
         flags=_flags_seen(rows),
+        findings=f"{page.folder}/findings.html" if worth(rows) else "",
+        coverage=f"{page.folder}/coverage.html" if rows else "",
     )
 
 
@@ -532,6 +549,36 @@ def _change_jobs(engine: Pages, sections: Sequence[Section], site: Path) -> Iter
     found, state = changes(site, boards)
     yield engine.job("changes.html", "changes.html.jinja", found=found)
     yield Job((STATE,), partial(dict, {STATE: state}))
+
+
+def _summary_jobs(
+    engine: Pages,
+    sections: Sequence[Section],
+    methods: Sequence[MethodPage],
+    refusal: Refusal | None,
+) -> Iterator[Job]:
+    """Yields the pages of findings and of coverage, worked out where they are made."""
+    names = [page.name for page in methods if page.document]
+    for section in sections:
+        if section.findings:
+            yield Job((section.findings,), partial(_findings, engine, section))
+        if section.coverage:
+            yield Job((section.coverage,), partial(_coverage, engine, section, names, refusal))
+
+
+def _findings(engine: Pages, section: Section) -> dict[str, bytes]:
+    """Returns the page of findings."""
+    found, path = findings_view(section.rows), section.findings
+    return {path: engine.page(path, "findings.html.jinja", section=section, found=found)}
+
+
+def _coverage(
+    engine: Pages, section: Section, names: Sequence[str], refusal: Refusal | None
+) -> dict[str, bytes]:
+    """Returns the page of what was evaluated."""
+    found = coverage(section.rows, section.page.grid, names, refusal)
+    path = section.coverage
+    return {path: engine.page(path, "coverage.html.jinja", section=section, found=found)}
 
 
 def _latency_jobs(engine: Pages, section: Section) -> Iterator[Job]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from benchmark.leaderboard import DENSE, has_result
+from benchmark.protocols import STRUCTURED, UNSTRUCTURED
 from benchmark.report.columns import COLUMNS, FACETS, Value
 from benchmark.report.remarks import (
     Badge,
@@ -45,6 +46,12 @@ from benchmark.reported import Reported
 from benchmark.statistics import wilson
 
 Key = TypeVar("Key", str, tuple[str, ...])
+
+# The sparsities of all protocols.
+_GRID: dict[str, tuple[float, ...]] = {
+    "unstructured": tuple(float(level) for level in UNSTRUCTURED),
+    **{name: tuple(float(level) for level in STRUCTURED) for name in ("filter", "channel")},
+}
 
 # Sorts rows without a rank behind all others.
 UNRANKED = 10**9
@@ -83,6 +90,7 @@ class ProtocolPage:
         attacks: evaluations with a column of their own.
         reported: published figures of others that belong beside its boards.
         reasons: why settings are what they are, by name.
+        grid: sparsities by structure.
     """
 
     id: str
@@ -96,6 +104,7 @@ class ProtocolPage:
     attacks: tuple[AttackColumn, ...]
     reported: tuple[Reported, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[float]] = field(default_factory=lambda: dict(_GRID))
 
     @property
     def columns(self) -> int:

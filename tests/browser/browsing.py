@@ -76,6 +76,8 @@ KINDS: dict[str, Kind] = {
     "board-flagged": Kind("board", site="flagged"),
     "board-large": Kind("board", site="parts"),
     "compare-flagged": Kind("compare", site="flagged"),
+    "findings-flagged": Kind("findings", site="flagged"),
+    "coverage-flagged": Kind("coverage", site="flagged"),
     "checkpoint-failed": Kind("checkpoint", site="flagged", smallest=True),
 }
 

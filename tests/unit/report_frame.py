@@ -59,7 +59,9 @@ def outcomes_of(robust, generator, examples=EXAMPLES, best_known=None):
     """Nested outcomes with exactly the rounded counts: certified within robust within clean."""
     order = generator.permutation(examples)
     known = robust if best_known is None else best_known
-    counts = {"clean": min(1.0, robust + 0.22), "robust": robust, "best_known": known}
+    clean = min(1.0, robust + 0.22)
+    counts = {"clean": clean, "robust": robust, "best_known": known}
+    counts |= {"pgd": min(clean, robust + 5 / examples), "autoattack": robust}
     outcomes = {"index": np.arange(examples)}
     for name, share in {**counts, "certified": 0.7 * robust}.items():
         outcomes[name] = np.zeros(examples, dtype=bool)

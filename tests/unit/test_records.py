@@ -432,8 +432,10 @@ def test_each_tier_equals_a_recomputation_on_its_prefix(tmp_path: Path, seed: in
         for name in ("clean", "pgd", "autoattack", "robust", "certified", "smoothed"):
             assert line[f"{name}_accuracy"] == getattr(found, name)
         by_example = line["outcomes"]
-        assert all(len(values) == line["examples"] for values in by_example.values())
-        for name in ("clean", "robust", "best_known", "certified"):
+        smoothed = by_example["smoothed"]
+        assert len(smoothed) == line["smoothed_examples"] == min(line["examples"], 15)
+        assert all(len(v) == line["examples"] for n, v in by_example.items() if n != "smoothed")
+        for name in ("clean", "pgd", "autoattack", "robust", "best_known", "certified", "smoothed"):
             assert by_example[name].dtype == np.bool_
             assert by_example[name].mean() == line[f"{name}_accuracy"]
         assert by_example["index"].tolist() == prefix.columns["index"].tolist()
@@ -605,7 +607,7 @@ def test_protocols_without_some_evaluations(
     # A single epsilon makes no curve.
     assert np.isnan([line[f"aer_{name}"] for name in ("robustness", "low", "high")]).all()
     assert line["aer_epsilon"] == ""
-    assert set(line["outcomes"]) == {"index", "clean", "robust", "best_known"}
+    assert set(line["outcomes"]) == {"index", "clean", "robust", "best_known", "autoattack"}
 
 
 # --- Challenges and evidence ----------------------------------------------------------------------

@@ -140,8 +140,8 @@ def detail(frame_rows, page=None):
 def test_every_page_of_the_plan_exists(site):
     assert (site / "index.html").is_file()
     assert all((site / name / "index.html").is_file() for name in PAGES)
-    # Two boards, comparison, latencies and protocol; and a page a checkpoint.
-    assert len(list((site / "digits-linf").glob("*.html"))) == 5 + 19
+    # Two boards, comparison, findings, coverage, latencies, protocol; and a page a checkpoint.
+    assert len(list((site / "digits-linf").glob("*.html"))) == 7 + 19
     assert {path.name for path in (site / "digits-linf").glob("*.csv")} == {
         "board.csv",
         "tier-quick.csv",

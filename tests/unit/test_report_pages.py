@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,20 @@ from test_report import DATA, Page, contents
 
 from benchmark.comparison import head_to_head, pareto
 from benchmark.errors import ContractError
+from benchmark.findings import CLAIMS, findings
 from benchmark.leaderboard import rank
+from benchmark.pipeline.reporting import refusal
 from benchmark.report import MethodPage, downloads, render
 from benchmark.report.assets import assets, plain
 from benchmark.report.changes import STATE, changes
 from benchmark.report.columns import COLUMNS, FACETS
 from benchmark.report.comparing import comparison, networks_of, safe_json
+from benchmark.report.coverage import ASKED_FOR, NOT_YET, coverage
+from benchmark.report.findings import MOST_LINKS
 from benchmark.report.methods import html, method_path
 from benchmark.report.reported import reported_row
 from benchmark.report.shares import upper_end
-from benchmark.report.views import board_row
+from benchmark.report.views import board_row, checkpoint_path
 from benchmark.reported import reported
 
 PAGES = {page.id: page for page in (protocol_page(), *other_pages())}
@@ -254,6 +259,153 @@ def test_the_page_tests_pairs_as_the_board_does():
         assert p == pytest.approx(contest.p, rel=1e-9)
         assert low == pytest.approx(contest.difference.low, abs=1e-9)
         assert high == pytest.approx(contest.difference.high, abs=1e-9)
+
+
+# Findings
+
+
+def test_every_sentence_of_the_findings_links_to_the_pages_behind_it(site):
+    page = (site / "digits-linf" / "findings.html").read_text()
+    rows = ranked_rows()
+    said = list(findings(rows).sentences)
+    shown = re.findall(r'<p class="finding">(.*?) <small>Records: (.*?)</small></p>', page)
+    ids = {str(row["checkpoint_id"])[:300]: row for row in rows}
+    for (text, links), one in zip(shown, said, strict=True):
+        assert unescape(text) == one.text.replace(" %", "\u00a0%")
+        hrefs = re.findall(r'href="\.\./([^"]*)"', links)
+        assert hrefs == [checkpoint_path(ids[name]) for name in one.rows[:MOST_LINKS]]
+        left_out = len(one.rows) - len(hrefs)
+        assert (f"and {left_out:,} more on the board" in links) == (left_out > 0)
+
+
+def test_the_findings_are_linked_from_the_board_and_the_index(site):
+    assert "digits-linf/findings.html" in Page((site / "index.html").read_text()).links
+    board = (site / "digits-linf" / "index.html").read_text()
+    for name in ("findings", "coverage"):
+        assert f'href="../digits-linf/{name}.html"' in board
+
+
+def test_a_verdict_stands_below_what_counts(site):
+    page = (site / "digits-linf" / "findings.html").read_text()
+    articles = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    claims = [article for article in articles if "counts as reproduced" in article]
+    assert len(claims) == len(CLAIMS)
+    for article in claims:
+        counts, verdict = (article.index(words) for words in ("counts as", "verdict here"))
+        sentence = article.find('class="finding"')
+        assert counts < verdict and (sentence < 0 or verdict < sentence)
+        assert ("missing" in article) == (sentence < 0)
+
+
+def test_without_a_pruned_network_there_are_no_findings(tmp_path):
+    render(board_frame().head(2), tmp_path, PAGES)
+    folder = tmp_path / "digits-linf"
+    assert not (folder / "findings.html").exists() and (folder / "coverage.html").exists()
+    for path in tmp_path.rglob("*.html"):
+        assert "findings.html" not in path.read_text()
+    # Protocols without records have neither.
+    assert not (tmp_path / "mnist-linf" / "coverage.html").exists()
+
+
+# Coverage
+
+GRID = {"unstructured": (0.0, 0.5, 0.9), "filter": (0.0, 0.5)}
+
+
+def refused(name, sparsity, structure, objective):
+    return f"{name} prunes weights" if structure == "filter" and name == "snip" else ""
+
+
+def covered(rows, known=("dense", "snip", "lwm-global")):
+    return coverage(ranked_rows(pd.DataFrame(rows)), GRID, known, refused)
+
+
+def made(method="lwm-global", level=0.9, **changes):
+    generator = np.random.default_rng(0)
+    examples = changes.get("examples", EXAMPLES)
+    return make_row(method, level, outcomes_of(0.6, generator, examples), **changes)
+
+
+def slots(table, method):
+    [line] = [line for line in table.lines if line.method == method]
+    return line.slots
+
+
+def test_every_cell_is_filled_or_has_its_reason():
+    found = covered([made(), made("dense", 0.0), made("lwm-global", 0.5, structure="filter")])
+    plain, filters = found.tables
+    assert plain.levels == ("50", "90") and filters.levels == ("50",)
+    empty, filled = slots(plain, "lwm-global")
+    assert (empty.reason, empty.href) == (NOT_YET, "")
+    assert (filled.seeds, filled.tier, filled.reason) == ("seed 0", "full", "")
+    assert filled.href.startswith("digits-linf/lwm-global")
+    assert plain.dense.seeds == "seed 0"
+    [joined] = slots(plain, "snip")
+    assert (joined.reason, joined.span) == (NOT_YET, 2)
+    [refused_] = slots(filters, "snip")
+    assert refused_.reason == "not supported: snip prunes weights"
+    assert (found.filled, found.refused, found.open) == (2, 1, 3)
+    assert not any(line.method == "dense" for line in plain.lines)
+
+
+def test_seeds_and_tiers_of_a_cell_are_counted():
+    rows = [made(seed=0), made(seed=1), made(seed=1, tier="quick", examples=100)]
+    rows.append(made(seed=2, tier="quick", examples=100))
+    [table] = covered(rows).tables
+    [_, slot] = slots(table, "lwm-global")
+    assert (slot.seeds, slot.tier) == ("3 seeds", "full for 2")
+    rows[1]["unrankable"] = "zero-gradients at 31.0 %"
+    rows[1]["flags"] = [{"name": "zero-gradients", "rate": 0.31, "detail": ""}]
+    [table] = covered(rows).tables
+    assert slots(table, "lwm-global")[1].reason.startswith("1 of 3 seeds without rank: zero")
+
+
+def test_variants_stand_beside_the_grid():
+    [table] = covered([made("snip:steps=2"), made("stranger")]).tables
+    assert [slot.reason for slot in slots(table, "snip:steps=2")] == [ASKED_FOR, ""]
+    assert [slot.reason for slot in slots(table, "stranger")] == [NOT_YET, ""]
+    # A level off the grid opens no cell for others.
+    [table] = covered([made(level=0.8)]).tables
+    assert table.levels == ("50", "80", "90")
+    assert [slot.reason for slot in slots(table, "snip")] == [NOT_YET, ASKED_FOR, NOT_YET]
+
+
+def test_a_row_without_a_result_says_why():
+    failed = make_row("lwm-global", 0.9, status="failed", reason="out of memory", examples=np.nan)
+    [table] = covered([failed, made("snip")]).tables
+    [_, slot] = slots(table, "lwm-global")
+    assert slot.href and slot.reason == "failed: out of memory"
+
+
+def test_a_training_of_dense_networks_alone_takes_a_line():
+    [table] = covered([made("dense", 0.0)]).tables
+    assert table.lines == () and "lwm-global" in table.note and "snip" in table.note
+
+
+def test_a_page_of_coverage_is_bounded(monkeypatch):
+    monkeypatch.setattr("benchmark.report.coverage.MOST_LINES", 3)
+    found = covered([made(f"m{n}") for n in range(5)])
+    assert sum(len(table.lines) for table in found.tables) == 3
+    assert found.left_out == 4  # of five, and two of the grid
+    assert found.filled == 5
+
+
+def test_the_page_of_coverage_shows_each_cell(site):
+    page = (site / "digits-linf" / "coverage.html").read_text()
+    found = coverage(ranked_rows(), protocol_page().grid, ())
+    assert f"{found.filled} cells have a record" in page
+    for table in found.tables:
+        for line in table.lines:
+            assert all(slot.href in page and slot.reason in unescape(page) for slot in line.slots)
+    assert "no rank: zero gradients" in page
+
+
+def test_methods_of_this_project_are_asked_what_they_can_do():
+    assert refusal("hydra", 0.9, "filter", "adversarial") == "hydra prunes unstructured, not filter"
+    assert refusal("hydra", 0.9, "unstructured", "adversarial") == ""
+    assert "works under" in refusal("bap", 0.9, "unstructured", "crown-ibp")
+    assert refusal("nobody", 0.9, "unstructured", "adversarial") == ""
+    assert "not rows" in refusal("hydra", 0.9, "rows", "adversarial")
 
 
 # Pages of methods

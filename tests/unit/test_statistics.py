@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, kendalltau, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 from benchmark import statistics
 from benchmark.errors import ContractError
 from benchmark.statistics import (
+    Estimate,
     area_under_curve,
     areas_under_curves,
     break_even,
@@ -28,8 +29,12 @@ from benchmark.statistics import (
     clopper_pearson,
     difference_interval,
     holm,
+    hull,
+    kendall_tau,
     mcnemar_exact,
+    mcnemar_pairs,
     rank_intervals,
+    ratio_interval,
     seeds_interval,
     upper_bound_of_wrong,
     wilson,
@@ -305,6 +310,61 @@ def test_a_difference_needs_an_example():
     nothing = np.zeros(0, dtype=bool)
     with pytest.raises(ContractError, match="expected at least one example"):
         difference_interval(nothing, nothing)
+
+
+def test_all_pairs_have_the_p_of_the_exact_test():
+    generator = np.random.default_rng(0)
+    outcomes = generator.random((5, 300)) < generator.random((5, 1))
+    found = mcnemar_pairs(outcomes)
+    for first, second in product(range(5), repeat=2):
+        assert found[first, second] == mcnemar_exact(outcomes[first], outcomes[second])
+
+
+def test_a_kept_share_is_a_ratio_within_its_interval():
+    places = np.arange(100)
+    found = ratio_interval(places < 60, places < 80)
+    assert found.value == 0.75
+    assert 0.6 < found.low < 0.75 < found.high < 0.9
+    # More examples that disagree leave more doubt about the same ratio.
+    wider = ratio_interval(places < 60, places >= 20)
+    assert wider.value == 0.75 and wider.low < found.low and found.high < wider.high
+    more = np.arange(10_000)
+    narrow = ratio_interval(more < 6000, more < 8000)
+    assert found.low < narrow.low < 0.75 < narrow.high < found.high
+
+
+def test_a_kept_share_turned_around_is_its_inverse():
+    places = np.arange(100)
+    first, second = places < 60, (places >= 10) & (places < 95)
+    ours, theirs = ratio_interval(first, second), ratio_interval(second, first)
+    assert ours.value == pytest.approx(1 / theirs.value)
+    assert (ours.low, ours.high) == pytest.approx((1 / theirs.high, 1 / theirs.low))
+
+
+def test_kept_shares_at_their_ends():
+    places = np.arange(10)
+    none, some_, every = places < 0, places < 4, places < 10
+    assert ratio_interval(none, some_).value == ratio_interval(none, some_).low == 0
+    assert all(math.isnan(end) for end in vars(ratio_interval(some_, none)).values())
+    same = ratio_interval(every, every)
+    assert same.value == 1 and same.low < 1 < same.high
+
+
+def test_tau_is_that_of_scipy_with_and_without_ties():
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        first, second = generator.integers(0, 6, (2, 9)).tolist()
+        assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
+    assert math.isnan(kendall_tau([1, 1], [1, 2]))
+    with pytest.raises(ContractError, match="two values a thing"):
+        kendall_tau([1], [1, 2])
+
+
+def test_a_hull_holds_all_intervals_around_the_mean():
+    unknown = Estimate(math.nan, math.nan, math.nan)
+    assert hull([Estimate(1, 0, 2), unknown, Estimate(4, 3, 7)]) == Estimate(2.5, 0, 7)
+    assert math.isnan(hull([unknown]).value)
 
 
 def test_holm_matches_a_hand_computation():

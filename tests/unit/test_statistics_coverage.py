@@ -16,12 +16,14 @@ from scipy.special import gammaln, ndtri, stdtrit
 from scipy.stats import binom, hypergeom
 
 from benchmark.statistics import (
+    _ratio_ends,
     _resampled,
     area_under_curve,
     break_even,
     clopper_pearson,
     difference_interval,
     rank_intervals,
+    ratio_interval,
     seeds_interval,
     upper_bound_of_wrong,
     wilson,
@@ -63,6 +65,7 @@ def test_the_table_holds_nothing_that_is_not_measured():
     # Each test below compares the lines of its own intervals; together they are these.
     assert set(documented_lines()) == {
         *("Wilson", "Clopper-Pearson", "Tango, corrected", "Tango, plain", "Newcombe, method 10"),
+        "kept share",
         *("ranks", "ranks, percentiles", "seeds", "seeds, Satterthwaite"),
         *("area", "break-even", "break-even, bootstrap", "audit"),
     }
@@ -201,6 +204,46 @@ def test_intervals_of_a_difference():
     worst = worst_difference(newcombe(*counts), counts, truths)
     rows.append(Measured("Newcombe, method 10", "worst accuracies, N = 60", worst, used=False))
     check(rows)
+
+
+def test_intervals_of_a_kept_share():
+    generator = np.random.default_rng(5)
+    truths = np.maximum(generator.dirichlet([1.0, 0.4, 0.4, 1.0], 150), 1e-9)
+    b, c, both = (grid.ravel() for grid in np.mgrid[:61, :61, :61])
+    possible = b + c + both <= 60
+    b, c, both = b[possible], c[possible], both[possible]
+    ends = [used_ratio(*count) for count in zip(both.tolist(), b.tolist(), c.tolist(), strict=True)]
+    low, high = np.array(ends).T
+    # Where the second gets nothing right there is no ratio.
+    known = both + c > 0
+    counts = (both, b, c, 60 - both - b - c)
+    ways = gammaln(61) - sum(gammaln(count + 1) for count in counts)
+    covered = []
+    for truth in truths:
+        chance = np.exp(ways + sum(n * math.log(s) for n, s in zip(counts, truth, strict=True)))
+        held = holds(low, (truth[0] + truth[1]) / (truth[0] + truth[2]), high) & known
+        covered.append(chance[held].sum() / chance[known].sum())
+    check(
+        [
+            Measured("kept share", "mean over tables, N = 60", float(np.mean(covered))),
+            Measured("kept share", "worst of them, N = 60", min(covered), used=False),
+        ]
+    )
+
+
+def used_ratio(both, only_first, only_second):
+    if both + only_second == 0:
+        return math.nan, math.nan
+    return _ratio_ends(both, only_first, only_second, float(Z))
+
+
+def test_the_ends_of_a_kept_share_are_those_of_the_function():
+    for both, only_first, only_second in ((1, 7, 1), (30, 5, 12), (0, 3, 9), (40, 0, 0)):
+        places = np.arange(60)
+        first = places < both + only_first
+        second = (places < both) | ((places >= 59 - only_second) & (places < 59))
+        found = ratio_interval(first, second)
+        assert (found.low, found.high) == pytest.approx(used_ratio(both, only_first, only_second))
 
 
 def used_difference(only_first, only_second, examples):

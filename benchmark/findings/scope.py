@@ -1,0 +1,218 @@
+"""Rows of a protocol by what they are of, and which of them can be held against each other."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmark.findings.values import level, name
+from benchmark.leaderboard import DENSE, Row, as_number, has_result, rankable, sparsity_of
+
+# Networks trained by bounds take a recipe of their own, which this ending marks.
+_CERTIFIED = "-certified"
+
+UNSTRUCTURED = "unstructured"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained alike but for its seed.
+
+    Attributes:
+        method: with its settings.
+        sparsity: claimed, in [0, 1].
+        objective: of its training.
+        recipe: of its training.
+        structure: of what is removed; `dense` where nothing is.
+    """
+
+    method: str
+    sparsity: float
+    objective: str
+    recipe: str
+    structure: str = UNSTRUCTURED
+
+    @property
+    def words(self) -> str:
+        """Returns it in words, but for its recipe."""
+        if self.method == DENSE:
+            return f"{DENSE}, {self.objective}"
+        unit = "" if self.structure == UNSTRUCTURED else f"{self.structure} "
+        return f"{self.method}, {self.objective}, {unit}{level(self.sparsity)}"
+
+
+# A tier with the digest of its examples: rows of one are over the same.
+Examples = tuple[str, str]
+# Rows of a network: by seed, then by examples.
+Trained = dict[int, dict[Examples, Row]]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Rows of several networks over the same examples, and of the same seeds.
+
+    Attributes:
+        tier: of the examples.
+        examples: how many.
+        seeds: ascending.
+        rows: of each network, a row a seed.
+    """
+
+    tier: str
+    examples: int
+    seeds: tuple[int, ...]
+    rows: Mapping[Network, tuple[Row, ...]]
+
+    @property
+    def every(self) -> list[Row]:
+        """Returns all rows."""
+        return [row for rows in self.rows.values() for row in rows]
+
+    @property
+    def words(self) -> str:
+        """Returns the examples in words."""
+        return f"{self.examples:,} examples ({self.tier})"
+
+
+@dataclass
+class Scope:
+    """Networks whose comparison says something: one protocol, architecture and family of recipes.
+
+    Attributes:
+        architecture: name.
+        recipes: of the family, ascending.
+        size: how many rows.
+        trained: rows that may be ranked, by network.
+        flagged: networks that have rows with a result, all of them without a rank.
+    """
+
+    architecture: str
+    recipes: tuple[str, ...]
+    size: int = 0
+    trained: dict[Network, Trained] = field(default_factory=dict)
+    flagged: set[Network] = field(default_factory=set)
+
+    @property
+    def trainings(self) -> list[tuple[str, str]]:
+        """Returns (recipe, objective) of its networks, ascending."""
+        return sorted({(one.recipe, one.objective) for one in (*self.trained, *self.flagged)})
+
+    def together(self, networks: Sequence[Network]) -> Together | None:
+        """Returns rows of all networks, over the same examples.
+
+        Of the examples that they share those count on which most seeds have all of them; of these
+        the most. None where a network has no row, or none beside the others.
+        """
+        found: list[tuple[int, int, Examples, tuple[int, ...]]] = []
+        first, *others = (self.trained.get(one, {}) for one in networks)
+        for key, sample in _samples(first).items():
+            seeds = tuple(
+                seed
+                for seed in sorted(first)
+                if all(key in rows.get(seed, {}) for rows in (first, *others))
+            )
+            if seeds:
+                found.append((len(seeds), int(as_number(sample["examples"])), key, seeds))
+        if not found:
+            return None
+        _, examples, key, seeds = max(found)
+        rows = {one: tuple(self.trained[one][seed][key] for seed in seeds) for one in networks}
+        return Together(key[0], examples, seeds, rows)
+
+    def missing(self, networks: Sequence[Network]) -> tuple[str, ...]:
+        """Returns in words which networks are not there, or that they never meet."""
+        gone = [
+            f"{one.words} (evaluated, but flagged and without a rank)"
+            if one in self.flagged
+            else one.words
+            for one in networks
+            if one not in self.trained
+        ]
+        if gone:
+            return tuple(gone)
+        pair = " and ".join(one.words for one in networks)
+        return (f"a seed of {pair} with the same examples",)
+
+
+def _samples(trained: Trained) -> dict[Examples, Row]:
+    return {key: row for tiers in trained.values() for key, row in tiers.items()}
+
+
+def scopes(rows: Iterable[Row]) -> list[Scope]:
+    """Returns the scopes of a protocol's rows, those with most rows first.
+
+    Args:
+        rows: of one protocol, of any tiers.
+    """
+    shown = [row for row in rows if has_result(row)]
+    found: dict[tuple[str, str, str], Scope] = {}
+    for (digest, architecture), members in _grouped(shown).items():
+        for family, recipes in families({name(row, "recipe") for row in members}).items():
+            scope = found.setdefault((digest, architecture, family), Scope(architecture, recipes))
+            for row in members:
+                if name(row, "recipe") in recipes:
+                    _add(scope, row)
+    return sorted(found.values(), key=lambda one: (-one.size, one.architecture, one.recipes))
+
+
+def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        key = str(row.get("protocol_digest")), name(row, "architecture")
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def families(recipes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Returns recipes that belong together: one for attacks, and those for bounds on its data.
+
+    >>> families(["mnist-short", "mnist-certified", "mnist-trial"])
+    {'mnist-short': ('mnist-certified', 'mnist-short'), \
+'mnist-trial': ('mnist-certified', 'mnist-trial')}
+
+    Args:
+        recipes: names. `mnist-certified` belongs to `mnist` and to all that begin with `mnist-`.
+    """
+    every = sorted(set(recipes))
+    certified = {one: one.removesuffix(_CERTIFIED) for one in every if one.endswith(_CERTIFIED)}
+    found: dict[str, tuple[str, ...]] = {}
+    for one in every:
+        if one not in certified:
+            own = (r for r, stem in certified.items() if one == stem or one.startswith(f"{stem}-"))
+            found[one] = tuple(sorted((one, *own)))
+    joined = {recipe for members in found.values() for recipe in members}
+    return found | {one: (one,) for one in every if one not in joined}
+
+
+def network_of(row: Row) -> Network:
+    """Returns what a row is of."""
+    method, sparsity = name(row, "method"), round(sparsity_of(row), 6)
+    plain = method == DENSE
+    return Network(
+        method=method,
+        sparsity=0.0 if plain else sparsity,
+        objective=name(row, "objective"),
+        recipe=name(row, "recipe"),
+        structure=DENSE if plain else name(row, "structure"),
+    )
+
+
+def dense(objective: str, recipe: str) -> Network:
+    """Returns the dense network of a training."""
+    return Network(DENSE, 0.0, objective, recipe, DENSE)
+
+
+def _add(scope: Scope, row: Row) -> None:
+    network = network_of(row)
+    scope.size += 1
+    if not rankable(row):
+        if network not in scope.trained:
+            scope.flagged.add(network)
+        return
+    scope.flagged.discard(network)
+    key = name(row, "tier"), str(row.get("data_digest"))
+    scope.trained.setdefault(network, {}).setdefault(_seed(row), {}).setdefault(key, row)
+
+
+def _seed(row: Row) -> int:
+    seed = as_number(row.get("seed"))
+    return int(seed) if math.isfinite(seed) else 0
