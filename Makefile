@@ -25,7 +25,7 @@ leaderboard: setup  ## evaluate the embedded checkpoints and render reports/site
 	$(BIN)/robustprune run --protocol digits-linf --tier standard
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 $(BROWSER_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'

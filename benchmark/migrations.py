@@ -23,6 +23,7 @@ CURRENT: dict[str, int] = {
     "record": 3,
     "submission": 1,
     "submission-draft": 1,
+    "campaign": 1,
     "challenge": 1,
 }
 

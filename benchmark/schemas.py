@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import DictSchema, ModelSchema
 
+from benchmark.campaigns import Campaign
 from benchmark.challenges import Challenge
 from benchmark.errors import lookup
 from benchmark.evaluations import Flag
@@ -28,6 +29,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "submission": Submission,
     "submission-draft": Draft,
     "challenge": Challenge,
+    "campaign": Campaign,
 }
 
 # Entries that store a value field by field are described where the value is.

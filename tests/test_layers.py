@@ -30,7 +30,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.objectives", "benchmark.unrolling"),
     ("benchmark.training", "benchmark.evaluations"),
     ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest", "benchmark.foreign"),
-    ("benchmark.outcomes", "benchmark.reported", "benchmark.statistics"),
+    (
+        "benchmark.campaigns",
+        "benchmark.outcomes",
+        "benchmark.reported",
+        "benchmark.statistics",
+    ),
     ("benchmark.flags", "benchmark.evidence", "benchmark.challenges"),
     ("benchmark.records", "benchmark.submissions"),
     ("benchmark.schemas",),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from fast import DENSE, EPSILON, FAST, SPARSE, make_project
 
-from benchmark import bounds, records
+from benchmark import bounds, cli, records
 from benchmark.bounds import rounding_allowance
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import ContractError
@@ -416,6 +417,51 @@ def test_a_range_has_one_file(project: Project) -> None:
 def test_missing_evidence_is_named(project: Project) -> None:
     evidence_files(project)[1].unlink()
     assert "000010.npz is missing" in findings(project, 0.0)
+
+
+def test_missing_evidence_may_be_counted_and_altered_evidence_never(project: Project) -> None:
+    gone, kept = evidence_files(project)[1], evidence_files(project)[0]
+    gone.unlink()
+
+    def found() -> Verification:
+        (answer,) = verify_all(project, [record_path(project)], share=0, seed=0, complete=False)
+        return answer
+
+    answer = found()
+    assert (answer.findings, answer.unseen) == ((), 10) and answer.inputs > 0
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert "expected evidence with sha256" in found().findings[0]
+
+
+def test_the_command_takes_what_is_at_hand(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ROBUSTPRUNE_DATA", raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        front = ["robustprune", "--root", str(project.root), "--workers", "1", "verify"]
+        monkeypatch.setattr(sys, "argv", [*front, "--bounds", "0", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    evidence_files(project)[1].unlink()
+    elsewhere = project.results / "mnist-linf"
+    elsewhere.mkdir()
+    for path in (record_path(project), record_path(project).with_suffix(".npz")):
+        shutil.copyfile(path, elsewhere / path.name)
+    code, out, err = run()
+    assert code == 0 and out.count("verified") == 2 and "FAILED" not in out
+    assert "1 records name adversarial inputs that are not at hand" in err
+    assert "1 records left out for want of mnist" in err
+    for more in ([SPARSE, "--protocol", FAST.id], ["--complete"]):
+        code, _, err = run(*more)
+        assert code == 9 and "000010.npz is missing" in err
+    code, _, err = run("--protocol", "mnist-linf")
+    assert code != 0
+    shutil.rmtree(project.results / FAST.id)
+    code, _, err = run()
+    assert code == 5 and "expected data of mnist" in err
 
 
 def alter_evidence(project: Project, change: Callable[[Found], Found]) -> None:

@@ -12,6 +12,7 @@ import typer
 # Importing the commands registers them, in the order in which help lists them.
 from benchmark.cli import (  # noqa: F401
     boards,
+    campaigning,
     comparing,
     evidence,
     exporting,

@@ -4,9 +4,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -28,6 +29,7 @@ from benchmark.workers import EXECUTORS, Workers
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.manifest import Manifest
+    from benchmark.workers import Executor as ExecutorName
 
 app = typer.Typer(
     help="Benchmark and leaderboard for pruning methods that keep networks adversarially robust.",
@@ -108,6 +110,18 @@ def _named_folder(variable: str) -> Path | None:
     """Returns the folder that a variable of the environment names, if it does."""
     named = os.environ.get(variable)
     return Path(named) if named else None
+
+
+def limit(executor: str, address: str, minutes: float, gigabytes: float) -> None:
+    """Says where jobs run; how many at a time stands before the command."""
+    workers = replace(
+        where.project.workers,
+        executor=cast("ExecutorName", executor),
+        address=address,
+        minutes=minutes,
+        gigabytes=gigabytes,
+    )
+    where.project = replace(where.project, workers=workers)
 
 
 def project_manifest() -> "Manifest":

@@ -1,8 +1,7 @@
 """Commands that fill a board: list, compress, evaluate, run, report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +16,7 @@ from benchmark.cli.base import (
     app,
     err,
     how_to_fill,
+    limit,
     out,
     print_table,
     progress_bar,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # the heavy imports wait until a command needs them
 
     from benchmark.manifest import Checkpoint
     from benchmark.protocols import Protocol
-    from benchmark.workers import Executor as ExecutorName
 
 
 @app.command("list")
@@ -273,24 +272,12 @@ def evaluate(
     """
     from benchmark.protocols import protocol as find
 
-    _limit(executor, address, minutes, gigabytes)
+    limit(executor, address, minutes, gigabytes)
     manifest = project_manifest()
     entries = [manifest.find(name) for name in dict.fromkeys(checkpoint)]
     chosen = find(protocol or protocol_of({entry.dataset for entry in entries}))
     _evaluate(entries, chosen, tier, with_evidence=True)
     _print_accuracies(_table_of(entries, chosen, tier), chosen)
-
-
-def _limit(executor: str, address: str, minutes: float, gigabytes: float) -> None:
-    """Says where shards run; how many at a time stands before the command."""
-    workers = replace(
-        where.project.workers,
-        executor=cast("ExecutorName", executor),
-        address=address,
-        minutes=minutes,
-        gigabytes=gigabytes,
-    )
-    where.project = replace(where.project, workers=workers)
 
 
 def _evaluate(
@@ -358,7 +345,7 @@ def run(
     gigabytes: Gigabytes = 0.0,
 ) -> None:
     """Evaluates what is missing, then renders the leaderboard."""
-    _limit(executor, address, minutes, gigabytes)
+    limit(executor, address, minutes, gigabytes)
     for chosen, entries in _planned(protocol or []):
         _evaluate(entries, chosen, tier)
     report()

@@ -19,7 +19,7 @@ from benchmark.cli.base import (
     protocol_of,
     where,
 )
-from benchmark.errors import RecordError
+from benchmark.errors import DataUnavailable, RecordError
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.pipeline.auditing import Audit, Finding
@@ -46,20 +46,36 @@ def verify(
             min=0, help="Of the choice of those examples; default: nobody knows it beforehand."
         ),
     ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", help="Adversarial inputs that are not at hand are a difference, too."
+        ),
+    ] = False,
 ) -> None:
     """Checks again all that a record claims and that can be checked in seconds.
 
     One forward pass an attack shows that the stored adversarial inputs fool the network; bounds of
     a share of the examples are computed again; zeros are counted and accuracies computed anew. Any
-    difference is named, and the exit code is 9.
+    difference is named, and the exit code is 9. Without names, records whose data are not at hand
+    are left out, and inputs that are not at hand are counted as unseen.
     """
     from benchmark.pipeline.verifying import verify_all
 
     paths = _records_named(record or [], protocol or [])
+    if not (record or protocol):
+        paths = _with_data(paths)
     drawn = secrets.randbits(32) if seed is None else seed
     out.print(f"bounds of {bounds:.0%} of the examples, seed {drawn}", soft_wrap=True)
     with progress_bar("verify") as watch:
-        found = verify_all(where.project, paths, share=bounds, seed=drawn, watch=watch)
+        found = verify_all(
+            where.project,
+            paths,
+            share=bounds,
+            seed=drawn,
+            complete=complete or bool(record),
+            watch=watch,
+        )
     rows = [
         (
             one.checkpoint,
@@ -70,12 +86,49 @@ def verify(
             f"{one.inputs:,}",
             f"{one.bounds:,}",
             f"{one.ties:,}",
+            f"{one.unseen:,}",
         )
         for one in found
     ]
     headers = ("record", "protocol", "result", "[certified, attacked]", "examples")
-    print_table((*headers, "inputs", "bounds", "ties"), rows)
+    print_table((*headers, "inputs", "bounds", "ties", "unseen"), rows)
+    if unseen := [one for one in found if one.unseen]:
+        err.print(
+            f"{len(unseen)} records name adversarial inputs that are not at hand: of their unseen "
+            "examples the attacked end is the record's word. `robustprune evaluate` makes them "
+            "again, to the same digests",
+            soft_wrap=True,
+        )
     _refuse_differences(found)
+
+
+def _with_data(paths: Sequence[Path]) -> list[Path]:
+    """Returns the records whose data are at hand, and says which are left out.
+
+    Raises:
+        DataUnavailable: there are no others.
+    """
+    from benchmark.datasets import status
+    from benchmark.protocols import PROTOCOLS
+
+    kept: list[Path] = []
+    left: dict[str, list[Path]] = {}
+    for path in paths:
+        chosen = PROTOCOLS.get(path.parent.name)
+        # A protocol that nobody knows is a difference, and named as one.
+        if chosen is None or status(chosen.dataset, where.project.data_root).found:
+            kept.append(path)
+        else:
+            left.setdefault(chosen.dataset, []).append(path)
+    for dataset, some in left.items():
+        how = status(dataset, where.project.data_root).how_to_get
+        err.print(f"{len(some)} records left out for want of {dataset}: {how}", soft_wrap=True)
+    if not kept:
+        raise DataUnavailable(
+            f"expected data of {', '.join(left)}, found none; `robustprune doctor` tells how to "
+            "get them"
+        )
+    return kept
 
 
 def _records_named(names: Sequence[str], protocols: Sequence[str]) -> list[Path]:

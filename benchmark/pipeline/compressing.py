@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -22,7 +23,13 @@ from benchmark.distributed import (
     steady,
     timed,
 )
-from benchmark.errors import ContractError, ManifestError, StorageError
+from benchmark.errors import (
+    BenchmarkError,
+    ContractError,
+    ManifestError,
+    OutOfMemory,
+    StorageError,
+)
 from benchmark.files import alone, read_bounded, write_atomically
 from benchmark.manifest import (
     LARGEST_WEIGHTS,
@@ -43,6 +50,9 @@ from benchmark.threat import ThreatModel
 from benchmark.training import Run, Stage, fit
 
 LICENCE = "MIT"
+
+# What one network may run into without a bearing on others, such as a loss that became infinite.
+_OWN_FAULT = (ContractError, OutOfMemory)
 
 
 @dataclass(frozen=True)
@@ -258,7 +268,8 @@ def _parent_file(job: _Job) -> Path:
 
 def _pretrain(job: _Job, watch: Watch) -> None:
     split, _ = _data_of(job.project, job.order)
-    with steady(job.threads):
+    # Whoever starts from a parent that cannot be trained meets the same, and tells.
+    with steady(job.threads), suppress(*_OWN_FAULT):
         pretrained(job, split, watch)
 
 
@@ -386,16 +397,21 @@ def _budget(job: _Job, task: methods.Task, hours: float) -> Budget:
     )
 
 
-def up_to_date(project: Project, order: Order) -> bool:
-    """Returns whether the manifest already holds an order's checkpoint, made by the same recipe."""
-    chosen = recipe(order.recipe)
-    wanted = (order.method, chosen.dataset, order.architecture, order.objective, order.structure)
+def finished(project: Project, orders: Sequence[Order]) -> dict[Order, Checkpoint]:
+    """Returns the checkpoints of those orders that are whole in the project, by the same recipe."""
+    known: dict[tuple[object, ...], Checkpoint] = {}
     for entry in project.manifest().checkpoints:
-        found = (entry.method, entry.dataset, entry.architecture, entry.objective, entry.structure)
-        level = as_sparsity(entry.sparsity) == order.sparsity
-        if found == wanted and level and entry.seed == order.seed:
-            return entry.recipe_digest == chosen.digest and is_whole(entry, project.root)
-    return False
+        fields = (entry.method, entry.dataset, entry.architecture, entry.objective)
+        level = as_sparsity(entry.sparsity)
+        known[*fields, entry.structure, level, entry.seed, entry.recipe_digest] = entry
+    found = {}
+    for order in orders:
+        chosen = recipe(order.recipe)
+        fields = (order.method, chosen.dataset, order.architecture, order.objective)
+        there = known.get((*fields, order.structure, order.sparsity, order.seed, chosen.digest))
+        if there is not None and is_whole(there, project.root):
+            found[order] = there
+    return found
 
 
 def compress_all(
@@ -405,6 +421,7 @@ def compress_all(
     threads: int = 1,
     fresh: bool = False,
     keep_parents: bool = False,
+    failed: dict[Order, BenchmarkError] | None = None,
     watch: Watch = silent,
 ) -> list[Checkpoint]:
     """Makes every ordered checkpoint that is not there yet and enters each into the manifest.
@@ -419,19 +436,30 @@ def compress_all(
         threads: CPU threads of each training run; part of what makes it repeatable.
         fresh: make everything anew, dense parents included.
         keep_parents: but for those that are there already; they have the same bits.
+        failed: takes the orders that could not be made, and why; without it the first such error
+            is raised.
         watch: told after each piece.
     """
     if fresh:
         _forget(project, orders, threads, keep_parents)
-    wanted = [order for order in orders if fresh or not up_to_date(project, order)]
+    there = {} if fresh else finished(project, orders)
+    wanted = [order for order in orders if order not in there]
     jobs = [_Job(project, order, threads) for order in wanted]
     device = choose_device(project.device)
     made = []
+
+    def take(order: Order, found: Checkpoint | BenchmarkError) -> None:
+        if isinstance(found, Checkpoint):
+            made.append(_enter(project, found))
+        elif failed is None:
+            raise found
+        else:
+            failed[order] = found
+
     # One worker trains a cell's parents where they are first needed.
     if project.workers.here(device, 1) and project.workers.on(device) == 1:
         for number, job in enumerate(jobs):
-            entry = compress(job, _prefixed(watch, job.order, number, len(jobs)))
-            made.append(_enter(project, entry))
+            take(job.order, _made(job, _prefixed(watch, job.order, number, len(jobs))))
         return made
     pieces, after = _pieces(jobs)
     if len(after) == len(jobs) and set(after.values()) == {0}:
@@ -439,12 +467,20 @@ def compress_all(
         _pretrain(pieces[0].job, watch)
     work = map_jobs(_make, pieces, project.workers, device, after=after)
     for done, (piece, found) in enumerate(work, 1):
-        if found:
-            made.append(_enter(project, found))
         order = piece.job.order
-        text = found.id if found else f"pretrained {order.architecture}, {order.objective}"
-        watch(done, len(pieces), text)
+        if found is not None:
+            take(order, found)
+        watch(done, len(pieces), _outcome(order, found))
     return made
+
+
+def _outcome(order: Order, found: Checkpoint | BenchmarkError | None) -> str:
+    """Returns in words what came of a piece."""
+    if isinstance(found, Checkpoint):
+        return found.id
+    if found is None:
+        return f"pretrained {order.architecture}, {order.objective}"
+    return f"{order.method} {float(order.sparsity) * 100:g} %, {order.objective}: failed"
 
 
 @dataclass(frozen=True)
@@ -455,12 +491,20 @@ class _Piece:
     parent: bool
 
 
-def _make(piece: _Piece) -> Checkpoint | None:
+def _make(piece: _Piece) -> Checkpoint | BenchmarkError | None:
     """Trains a dense parent into the cache, or returns the entry of a checkpoint."""
     if not piece.parent:
-        return compress(piece.job, silent)
+        return _made(piece.job, silent)
     _pretrain(piece.job, silent)
     return None
+
+
+def _made(job: _Job, watch: Watch) -> Checkpoint | BenchmarkError:
+    """Returns the entry of a checkpoint, or why it could not be made."""
+    try:
+        return compress(job, watch)
+    except _OWN_FAULT as error:
+        return error
 
 
 def _pieces(jobs: Sequence[_Job]) -> tuple[list[_Piece], dict[int, int]]:

@@ -488,6 +488,32 @@ def _missing(jobs: Sequence[ShardJob]) -> set[Path]:
     return {job.path for job in jobs if read_outcomes(job.path) is None}
 
 
+def unevaluated(
+    project: Project, checkpoints: Sequence[Checkpoint], chosen: Protocol, tier: str
+) -> list[Checkpoint]:
+    """Returns the checkpoints whose records do not say what a tier asks; `evaluate_all` makes them.
+
+    Args:
+        project: where things are.
+        checkpoints: manifest entries for the protocol's data set.
+        chosen: the protocol.
+        tier: quick, standard or full.
+    """
+    _, reasons = _reasons(project, checkpoints, chosen, tier)
+    return [checkpoint for checkpoint in checkpoints if reasons[checkpoint.id]]
+
+
+def _reasons(
+    project: Project, checkpoints: Sequence[Checkpoint], chosen: Protocol, tier: str
+) -> tuple[dict[str, Checkpoint | None], dict[str, str]]:
+    """Returns each checkpoint's dense parent, and why it needs evaluating; both by id."""
+    digest = data_digest(project, chosen, tier)
+    manifest = project.manifest()
+    parents = {c.id: parent_of(c, manifest) for c in checkpoints}
+    reasons = {c.id: current(project, c, chosen, tier, digest, parents[c.id]) for c in checkpoints}
+    return parents, reasons
+
+
 def evaluate_all(
     project: Project,
     checkpoints: Sequence[Checkpoint],
@@ -517,10 +543,7 @@ def evaluate_all(
             "evaluate the bare network, or give the protocol an id of its own"
         )
     project = settled(project)
-    digest = data_digest(project, chosen, tier)
-    manifest = project.manifest()
-    parents = {c.id: parent_of(c, manifest) for c in checkpoints}
-    reasons = {c.id: current(project, c, chosen, tier, digest, parents[c.id]) for c in checkpoints}
+    parents, reasons = _reasons(project, checkpoints, chosen, tier)
     if with_evidence:
         lacking = {c.id: _lacking(project, c, chosen) for c in checkpoints}
         reasons = {name: reason or lacking[name] for name, reason in reasons.items()}

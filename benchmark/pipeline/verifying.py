@@ -92,12 +92,14 @@ class VerifyJob:
         path: the record's JSON file.
         share: of the examples whose bounds are computed again, in [0, 1].
         seed: of that choice.
+        complete: evidence that is not at hand is a finding, and not only counted.
     """
 
     project: Project
     path: Path
     share: float
     seed: int
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Verification:
         certified: certified accuracy, computed from the outcomes that were checked.
         attacked: robust accuracy, likewise, less what challenges broke.
         findings: what differs, a line each; empty where everything holds.
+        unseen: examples whose adversarial inputs are not at hand, where that is no finding.
     """
 
     checkpoint: str
@@ -125,6 +128,7 @@ class Verification:
     certified: float
     attacked: float
     findings: tuple[str, ...]
+    unseen: int = 0
 
 
 class _Subject:
@@ -136,7 +140,8 @@ class _Subject:
         self.entry: Checkpoint = job.project.manifest().find(self.record.checkpoint_id)
         self.protocol: Protocol = protocol(self.record.protocol)
         self.device = choose_device(job.project.device)
-        self.inputs = self.bounds = self.ties = 0
+        self.complete = job.complete
+        self.inputs = self.bounds = self.ties = self.unseen = 0
         self._allowances: dict[tuple[int, ...], Array] = {}
 
     @cached_property
@@ -208,6 +213,7 @@ def verify_record(job: VerifyJob) -> Verification:
         certified=certified,
         attacked=attacked,
         findings=tuple(findings),
+        unseen=subject.unseen,
     )
 
 
@@ -395,6 +401,9 @@ def _evidence(
     try:
         data = read_bounded(folder / file.name, LARGEST_EVIDENCE)
     except FileNotFoundError:
+        if not subject.complete:
+            subject.unseen += len(positions)
+            return
         yield (
             f"evidence: {folder / file.name} is missing; copy it here or remake it with "
             f"`robustprune evaluate {record.checkpoint_id} --protocol {record.protocol}`"
@@ -651,6 +660,7 @@ def verify_all(
     *,
     share: float,
     seed: int,
+    complete: bool = True,
     watch: Watch = silent,
 ) -> list[Verification]:
     """Verifies records, in several processes where there is more than one, in the order given.
@@ -660,6 +670,7 @@ def verify_all(
         paths: JSON files of records.
         share: of the examples whose bounds are computed again, in [0, 1].
         seed: of that choice.
+        complete: evidence that is not at hand is a finding, and not only counted.
         watch: told after each record.
 
     Raises:
@@ -668,7 +679,7 @@ def verify_all(
     if not 0 <= share <= 1:
         raise ContractError(f"expected a share of the bounds in [0, 1], got {share:g}")
     project = settled(project)
-    jobs = [VerifyJob(project, path, share, seed) for path in paths]
+    jobs = [VerifyJob(project, path, share, seed, complete) for path in paths]
     _bring_weights(project, paths)
     device = choose_device(project.device)
     done: dict[Path, Verification] = {}

@@ -15,6 +15,8 @@ from benchmark.recipes import RECIPES, objective_of, recipe
 DIGESTS = {
     "digits": "6442fa40",
     "mnist-short": "0df0c634",
+    "mnist-board": "0518341b",
+    "mnist-board-certified": "1f9678e2",
     "cifar10-short": "511636b5",
     "cifar10-literature": "bc5bc50b",
     "cifar10-jpeg-short": "5d05873a",
@@ -33,9 +35,10 @@ def test_every_recipe_is_entered_under_its_id_for_a_known_data_set(name):
     assert recipe(name).dataset in DATASETS
 
 
-@pytest.mark.parametrize("name", ["digits-certified", "mnist-certified"])
+@pytest.mark.parametrize("name", ["digits-certified", "mnist-certified", "mnist-board-certified"])
 def test_certified_recipes_train_the_networks_of_the_others_with_adam(name):
-    other = RECIPES[{"digits-certified": "digits", "mnist-certified": "mnist-short"}[name]]
+    others = {"mnist-certified": "mnist-short"}
+    other = RECIPES[others.get(name, name.removesuffix("-certified"))]
     chosen = recipe(name)
     assert (chosen.dataset, chosen.architecture) == (other.dataset, other.architecture)
     assert {chosen.pretrain.optimiser, chosen.prune.optimiser, chosen.finetune.optimiser} == {

@@ -12,6 +12,7 @@ import test_records
 import test_submissions
 
 from benchmark import migrations, records, schemas
+from benchmark.campaigns import read_campaign
 from benchmark.errors import UnknownName
 from benchmark.manifest import Budget, read_manifest
 from benchmark.schemas import SCHEMAS, schema
@@ -183,6 +184,8 @@ def documents(name: str) -> dict[str, Any]:
         return test_submissions.submission().model_dump(mode="json")
     if name == "submission-draft":
         return Draft.model_validate(test_submissions.DRAFT).model_dump(mode="json")
+    if name == "campaign":
+        return read_campaign(ROOT / "campaigns" / "mnist.toml").model_dump(mode="json")
     challenge = test_challenges.challenge_of(test_challenges.ARRAYS, **test_challenges.SAID)
     return challenge.model_dump(mode="json")
 
