@@ -82,7 +82,7 @@ def _claims_of(scope: Scope, number: int) -> Section:
         key=f"claims-{number + 1}",
         title=f"Claims of the papers: {where}",
         lead=(
-            "What counts as reproduced was fixed before anything was measured. Each comparison is "
+            "What counts as reproduced is fixed whatever was measured here. Each comparison is "
             "of networks trained alike, seed by seed, over the same examples: of those that all "
             "its networks and seeds have, the most. Brackets hold 95 % intervals, of differences "
             "Tango's, of kept shares Bonett and Price's; over several seeds the mean stands "

@@ -110,15 +110,18 @@ def disagreements(rows: Iterable[Row]) -> Section | None:
     for contest, each in zip(contests, compared, strict=True):
         sentences: list[Sentence] = []
         summaries: list[str] = []
-        reversed_ = 0
+        reversed_: set[int] = set()
         for one in each:
             ps = adjusted[at : at + len(one.p)]
             at += len(one.p)
-            found = list(_reversed(one, ps))
-            reversed_ += len(found)
+            found = [place for place in _reversed(one, ps) if place not in reversed_]
+            # A pair that PGD and AutoAttack order alike is told once.
+            reversed_ |= set(found)
             summaries.append(_summary(one, ps))
             sentences += [_pair(contest, one, place, ps[place]) for place in found[:MOST_PAIRS]]
-        findings.append(_finding(contest, summaries, sentences, reversed_))
+            if len(found) > MOST_PAIRS:
+                sentences.append(_rest(contest, one, found[MOST_PAIRS:]))
+        findings.append(_finding(contest, summaries, sentences, len(reversed_)))
     findings.sort(key=lambda finding: not finding.title.endswith(_DISAGREE))
     return Section(
         key="orders",
@@ -239,6 +242,13 @@ def _pair(contest: Contest, one: Compared, place: int, p: float) -> Sentence:
         f"({points(leads[0])}) and behind it {second} ({points(leads[1])}), {probability(p)}."
     )
     return sentence(text, rows)
+
+
+def _rest(contest: Contest, one: Compared, places: Sequence[int]) -> Sentence:
+    rows = [contest.rows[number] for place in places for number in one.pairs[place]]
+    first, second = (MEASURES[measure] for measure in one.measures)
+    text = f"{counted(len(places), 'more pair')} are ordered otherwise {first} than {second}."
+    return sentence(text.replace("pair are", "pair is"), rows)
 
 
 def _finding(

@@ -38,7 +38,7 @@ class Finding:
         verdict: on a paper's claim; empty where the question is no claim.
         says: the claim, in a sentence.
         source: who makes it, and the figures printed there.
-        counts_as: what counts as reproduced, fixed before any number was looked at.
+        counts_as: what counts as reproduced, fixed whatever the rows say.
         missing: networks without which nothing can be said.
         asides: what further networks would be needed for other parts of the same question.
     """
@@ -139,8 +139,8 @@ def points(estimate: Estimate) -> str:
 
 
 def probability(p: float) -> str:
-    """Returns a p with two digits."""
-    return f"p = {p:.2g}"
+    """Returns a p with two digits; what is too small for a float is not zero."""
+    return f"p = {p:.2g}" if p >= 1e-300 else "p < 1e-300"
 
 
 def listed(words: Sequence[str]) -> str:

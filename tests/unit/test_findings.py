@@ -336,15 +336,26 @@ def cell(*pairs, level=0.9, **changes):
 def test_a_pair_that_both_measures_separate_and_order_otherwise_is_named():
     found = section(cell((300, 50), (200, 150)), "orders")
     [one] = found.findings
-    assert one.title.endswith("2 pairs reversed")  # from PGD and from AutoAttack
+    # PGD orders them as AutoAttack does, so they are one pair, told once.
+    assert one.title.endswith("1 pair reversed")
     summary, *pairs = one.sentences
     assert (
         "AutoAttack and certificate: tau-b −1.00, 1 of 1 pair separated, 1 of them" in summary.text
     )
     assert "PGD and AutoAttack: tau-b 1.00, 1 of 1 pair separated, none of them" in summary.text
-    assert len(pairs) == 2
+    assert len(pairs) == 1
     assert "a is ahead of b under AutoAttack (+25.0 points" in pairs[0].text
     assert "behind it by certificate (−25.0 points" in pairs[0].text
+
+
+def test_of_many_reversed_pairs_the_clearest_are_told_and_the_rest_counted(monkeypatch):
+    monkeypatch.setattr(orders, "MOST_PAIRS", 2)
+    [one] = section(cell((300, 50), (250, 100), (200, 150)), "orders").findings
+    assert one.title.endswith("3 pairs reversed")
+    _, first, _, rest = one.sentences
+    assert first.text.startswith("a is ahead of c")
+    assert rest.text == "1 more pair is ordered otherwise under AutoAttack than by certificate."
+    assert len(rest.rows) == 2
 
 
 def test_a_pair_that_one_measure_does_not_separate_is_not_named():
@@ -558,8 +569,15 @@ def test_sentences_of_other_sections_change_with_their_rows(made):
     rows = rank(pd.DataFrame(EVERYTHING)).to_dict("records")
     for finding in made(rows).findings[:3]:
         for one in finding.sentences:
-            after = made(with_fewer(rows, set(one.rows[:1]))).findings
-            texts = [other.text for found in after for other in found.sentences]
+            # A number of pairs may stay what it was if a single row changes.
+            changed = one.rows if "more pair" in one.text else one.rows[:1]
+            after = made(with_fewer(rows, set(changed))).findings
+            texts = [
+                other.text
+                for found in after
+                if found.key == finding.key
+                for other in found.sentences
+            ]
             kept = one.text.startswith("Not considered")  # says who, and no number
             assert (one.text in texts) == kept, one.text
 
