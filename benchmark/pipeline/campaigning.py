@@ -282,26 +282,25 @@ def fill(
             orders = [network.order for network in some]
             trained += compress_all(project, orders, threads=threads, failed=failed, watch=watch)
         if evaluate:
-            evaluated += _evaluate(project, chosen, some, "quick", watch)
+            evaluated += _evaluate(project, chosen, _entries(project, some), "quick", watch)
     for tier in TIERS[1:] if evaluate else ():
         some = [n for n in networks if TIERS.index(n.tier) >= TIERS.index(tier)]
-        evaluated += _evaluate(project, chosen, some, tier, watch)
+        evaluated += _evaluate(project, chosen, _entries(project, some), tier, watch)
     if evaluate and with_top and campaign.top:
         evaluated += _look_closer(project, campaign, networks, watch)
     return Done(tuple(trained), tuple(evaluated), failed)
 
 
 def _evaluate(
-    project: Project, chosen: Protocol, networks: Sequence[Network], tier: str, watch: Watch
+    project: Project, chosen: Protocol, entries: Sequence[Checkpoint], tier: str, watch: Watch
 ) -> list[tuple[str, str]]:
-    """Evaluates those of some networks that are trained; returns (checkpoint id, tier)."""
-    entries = _entries(project, networks)
-    if not entries:
-        return []
-    return [(name, tier) for name, _ in evaluate_all(project, entries, chosen, tier, watch)]
+    """Evaluates checkpoints, if there are any; returns (checkpoint id, tier) of new records."""
+    done = evaluate_all(project, entries, chosen, tier, watch) if entries else []
+    return [(name, tier) for name, _ in done]
 
 
 def _entries(project: Project, networks: Sequence[Network]) -> list[Checkpoint]:
+    """Returns the checkpoints of those networks that are trained."""
     return list(finished(project, [network.order for network in networks]).values())
 
 
@@ -322,8 +321,7 @@ def _look_closer(
     chosen, entries = protocol(campaign.protocol), _entries(project, networks)
     for tier, closer in pairwise(TIERS[: TIERS.index(campaign.top) + 1]):
         entries = first_of(project, chosen, entries, tier)
-        done = evaluate_all(project, entries, chosen, closer, watch) if entries else []
-        evaluated += [(name, closer) for name, _ in done]
+        evaluated += _evaluate(project, chosen, entries, closer, watch)
     return evaluated
 
 
