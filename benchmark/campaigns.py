@@ -5,7 +5,6 @@ recipe) and the tier at which each group is evaluated. This module knows the for
 takes to fill the board is worked out by `pipeline/campaigning.py`.
 """
 
-import tomllib
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark.architectures import ARCHITECTURES
 from benchmark.errors import BenchmarkError, RecordError, lookup, shorten
-from benchmark.files import read_bounded
+from benchmark.files import read_toml
 from benchmark.manifest import Line, Strict, explain
 from benchmark.objectives import OBJECTIVES
 from benchmark.protocols import TIERS, protocol
@@ -148,21 +147,17 @@ def read_campaign(path: Path) -> Campaign:
     """
     shown = shorten(str(path), 400)
     try:
-        data = read_bounded(path, LARGEST_CAMPAIGN)
+        # Sparsities as they are written: 0.9 is nine tenths, and no float.
+        found = read_toml(path, LARGEST_CAMPAIGN, number=str)
     except FileNotFoundError as error:
         raise RecordError(
             f"expected a campaign in {shown}, found no file; campaigns/ has those of the boards"
         ) from error
     try:
-        # Sparsities as they are written: 0.9 is nine tenths, and no float.
-        return Campaign.model_validate(_with_text(tomllib.loads(data.decode(), parse_float=str)))
+        return Campaign.model_validate(_with_text(found))
     except ValidationError as error:
         raise RecordError(
             f"expected a campaign in {shown}, got {explain(error)}; correct that field"
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and bytes that are no text
-        raise RecordError(
-            f"expected TOML in {shown}, got '{shorten(str(error), 200)}'; correct that line"
         ) from error
 
 

@@ -4,11 +4,12 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from benchmark.errors import ManifestError, StorageError, shorten
+from benchmark.errors import ManifestError, RecordError, StorageError, shorten
 
 
 def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
@@ -116,6 +117,30 @@ def read_bounded(path: Path, limit: int) -> bytes:
             f"expected at most {limit} bytes in {shown}, got more; restore the original file"
         )
     return data
+
+
+def read_toml(path: Path, limit: int, number: Callable[[str], object] = float) -> dict[str, Any]:
+    """Returns the content of a TOML file that has at most `limit` bytes.
+
+    Args:
+        path: of the file.
+        limit: larger files are refused.
+        number: what becomes of a number with a point, from its text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: the file is not TOML, or nested too deeply; the message names the line.
+        ManifestError: the file is larger.
+        StorageError: there is something else, or the disk refuses.
+    """
+    data = read_bounded(path, limit)
+    try:
+        return tomllib.loads(data.decode(), parse_float=number)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and bytes that are no text
+        raise RecordError(
+            f"expected TOML in {shorten(str(path), 400)}, got '{shorten(str(error), 200)}'; "
+            "correct that line"
+        ) from error
 
 
 def inside(root: Path, relative: str) -> Path:

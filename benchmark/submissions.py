@@ -7,7 +7,6 @@ is checked by the readers of each.
 """
 
 import json
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from benchmark.bundles import LONGEST_PATH, SAFE_PATH
 from benchmark.digests import digest_of
 from benchmark.errors import RecordError, shorten
-from benchmark.files import read_bounded, write_atomically
+from benchmark.files import read_bounded, read_toml, write_atomically
 from benchmark.manifest import Address, Checkpoint, CheckpointId, Digest, Line, Strict, explain
 
 LARGEST_SUBMISSION = 64 << 20
@@ -207,17 +206,13 @@ def read_draft(path: Path) -> Draft:
         ManifestError: a file larger than any draft.
         StorageError: the disk refuses.
     """
-    shown = shorten(str(path), 400)
-    data = read_bounded(path, LARGEST_DRAFT)
+    found = read_toml(path, LARGEST_DRAFT)
     try:
-        return Draft.model_validate(tomllib.loads(data.decode()))
+        return Draft.model_validate(found)
     except ValidationError as error:
         raise RecordError(
-            f"expected a complete draft in {shown}, got {explain(error)}; correct that field"
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and bytes that are no text
-        raise RecordError(
-            f"expected TOML in {shown}, got '{shorten(str(error), 200)}'; correct that line"
+            f"expected a complete draft in {shorten(str(path), 400)}, got {explain(error)}; "
+            "correct that field"
         ) from error
 
 

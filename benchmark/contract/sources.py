@@ -3,14 +3,13 @@
 import importlib
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import methods
 from benchmark.errors import BenchmarkError, ContractError, lookup, shorten
-from benchmark.files import read_bounded
+from benchmark.files import read_toml
 
 _LARGEST_PROJECT_FILE = 1 << 20
 
@@ -86,7 +85,7 @@ def _package(folder: Path, name: str) -> Source:
 def _entries(path: Path) -> dict[str, str]:
     shown = shorten(str(path), 200)
     try:
-        content: object = tomllib.loads(read_bounded(path, _LARGEST_PROJECT_FILE).decode())
+        content: object = read_toml(path, _LARGEST_PROJECT_FILE)
         for key in ("project", "entry-points", methods.GROUP):
             content = content.get(key, {}) if isinstance(content, Mapping) else {}
         found = dict(content) if isinstance(content, Mapping) else {}
@@ -94,8 +93,8 @@ def _entries(path: Path) -> dict[str, str]:
         raise ContractError(
             f"expected a package with {shown}, found none; `new-method --package` writes one"
         ) from error
-    except (BenchmarkError, ValueError, RecursionError) as error:
-        raise ContractError(f"expected TOML in {shown}, got {methods.told(error)}") from error
+    except BenchmarkError as error:
+        raise ContractError(str(error)) from error
     texts = {str(key): str(value) for key, value in found.items()}
     if any(not text.isprintable() for pair in texts.items() for text in pair):
         raise ContractError(f"expected entry points of one line in {shown}, got others")

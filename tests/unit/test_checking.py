@@ -156,7 +156,8 @@ def test_a_source_is_a_name_a_file_or_a_folder(tmp_path):
         ("[project.entry-points.'robustprune.methods']\na = 'm:A'\nb = 'm:B'", "give --name"),
         ("[project.entry-points.'robustprune.methods']\na = \"m\\n[x]\"", "one line"),
         ("not TOML", "expected TOML"),
-        ("a" * (1 << 21), "expected TOML"),
+        ("a" * (1 << 21), "expected at most"),
+        ("a = " + "[" * 100_000, "expected TOML"),
     ],
 )
 def test_folders_that_hold_no_method_are_refused(tmp_path, text, message):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import ManifestError, StorageError
-from benchmark.files import alone, inside, read_bounded, write_atomically
+from benchmark.errors import ManifestError, RecordError, StorageError
+from benchmark.files import alone, inside, read_bounded, read_toml, write_atomically
 
 
 def listing(folder: Path) -> list[str]:
@@ -199,3 +199,18 @@ def test_a_lock_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with alone(tmp_path / "x"):  # whoever fails lets go
         pass
+
+
+def test_toml_is_read_and_numbers_become_what_is_asked(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("a = 0.10")
+    assert read_toml(path, 10) == {"a": 0.1}
+    assert read_toml(path, 10, number=str) == {"a": "0.10"}
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff", b"a = " + b"[" * 10_000])
+def test_what_is_no_toml_is_told_with_its_path(tmp_path, content):
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match="expected TOML in .*a.toml, got"):
+        read_toml(path, 1 << 20)
