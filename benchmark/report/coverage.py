@@ -193,10 +193,9 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
     if not own:
         note = _untrained(cells)
         return (Table(slug(title), title, (), dense, (), note) if note else None), 0
-    levels, more = _columns(cells, own)
+    levels, note = _columns(cells, own)
     variants = _variants(own)
     lines = tuple(_line(cells, method, levels, variants) for method in names[:room])
-    note = f"{more:,} more sparsities off the grid are left out." if more else ""
     return Table(slug(title), title, tuple(levels), dense, lines, note), len(names) - len(lines)
 
 
@@ -211,13 +210,21 @@ def _untrained(cells: _Cells) -> str:
     return f"No pruned network of this training was evaluated yet: {', '.join(can)} could be."
 
 
-def _columns(cells: _Cells, own: Iterable[_Place]) -> tuple[dict[str, float], int]:
-    """Returns sparsities by their words, ascending, and how many off the grid are left out."""
-    wanted = {sparsity_percent(level): level for level in cells.grid if level > 0}
-    others = sorted({level for _, _, level in own} - wanted.keys(), key=_share)
-    wanted |= {level: _share(level) for level in others[:MOST_OFF_GRID]}
-    more = len(others) - MOST_OFF_GRID
-    return dict(sorted(wanted.items(), key=lambda one: one[1])), max(0, more)
+def _columns(cells: _Cells, own: Iterable[_Place]) -> tuple[dict[str, float], str]:
+    """Returns sparsities at which anything stands, by their words, and what is no column.
+
+    A sparsity at which no method was trained so is no hole in a comparison: it is told once.
+    """
+    reached = {level for _, _, level in own}
+    grid = {sparsity_percent(level): level for level in cells.grid if level > 0}
+    others = sorted(reached - grid.keys(), key=_share)
+    shown = {level: share for level, share in grid.items() if level in reached}
+    shown |= {level: _share(level) for level in others[:MOST_OFF_GRID]}
+    bare = [f"{level} %" for level in grid if level not in reached]
+    notes = [f"No network of this training was evaluated at {', '.join(bare)}."] if bare else []
+    if (more := len(others) - MOST_OFF_GRID) > 0:
+        notes.append(f"{more:,} more sparsities off the grid are left out.")
+    return dict(sorted(shown.items(), key=lambda one: one[1])), " ".join(notes)
 
 
 def _share(level: str) -> float:

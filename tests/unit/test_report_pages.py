@@ -332,7 +332,8 @@ def slots(table, method):
 
 
 def test_every_cell_is_filled_or_has_its_reason():
-    found = covered([made(), made("dense", 0.0), made("lwm-global", 0.5, structure="filter")])
+    half = made("random", 0.5)
+    found = covered([made(), half, made("dense", 0.0), made("lwm-global", 0.5, structure="filter")])
     plain, filters = found.tables
     assert plain.levels == ("50", "90") and filters.levels == ("50",)
     empty, filled = slots(plain, "lwm-global")
@@ -344,7 +345,8 @@ def test_every_cell_is_filled_or_has_its_reason():
     assert (joined.reason, joined.span) == (NOT_YET, 2)
     [refused_] = slots(filters, "snip")
     assert refused_.reason == "not supported: snip prunes weights"
-    assert (found.filled, found.refused, found.open) == (2, 1, 3)
+    assert (found.filled, found.refused, found.open) == (3, 1, 4)
+    assert not plain.note
     assert not any(line.method == "dense" for line in plain.lines)
 
 
@@ -352,30 +354,37 @@ def test_seeds_and_tiers_of_a_cell_are_counted():
     rows = [made(seed=0), made(seed=1), made(seed=1, tier="quick", examples=100)]
     rows.append(made(seed=2, tier="quick", examples=100))
     [table] = covered(rows).tables
-    [_, slot] = slots(table, "lwm-global")
+    [slot] = slots(table, "lwm-global")
     assert (slot.seeds, slot.tier) == ("3 seeds", "full for 2")
     rows[1]["unrankable"] = "zero-gradients at 31.0 %"
     rows[1]["flags"] = [{"name": "zero-gradients", "rate": 0.31, "detail": ""}]
     [table] = covered(rows).tables
-    assert slots(table, "lwm-global")[1].reason.startswith("1 of 3 seeds without rank: zero")
+    assert slots(table, "lwm-global")[0].reason.startswith("1 of 3 seeds without rank: zero")
 
 
 def test_variants_stand_beside_the_grid():
-    [table] = covered([made("snip:steps=2"), made("stranger")]).tables
+    [table] = covered([made("snip:steps=2"), made("stranger"), made("lwm-global", 0.5)]).tables
     assert [slot.reason for slot in slots(table, "snip:steps=2")] == [ASKED_FOR, ""]
     assert [slot.reason for slot in slots(table, "stranger")] == [NOT_YET, ""]
     # A method that was evaluated with other settings alone says so.
     assert [slot.reason for slot in slots(table, "snip")] == [NOT_YET, "only as snip:steps=2"]
     # A level off the grid opens no cell for others.
-    [table] = covered([made(level=0.8)]).tables
-    assert table.levels == ("50", "80", "90") and not table.note
-    assert [slot.reason for slot in slots(table, "snip")] == [NOT_YET, ASKED_FOR, NOT_YET]
+    [table] = covered([made(level=0.8), made(level=0.9)]).tables
+    assert table.levels == ("80", "90")
+    assert [slot.reason for slot in slots(table, "snip")] == [ASKED_FOR, NOT_YET]
+
+
+def test_a_sparsity_at_which_nothing_was_trained_is_told_once():
+    found = covered([made(level=0.5)])
+    [table] = found.tables
+    assert table.levels == ("50",) and found.open == 1
+    assert table.note == "No network of this training was evaluated at 90 %."
 
 
 def test_a_row_without_a_result_says_why():
     failed = make_row("lwm-global", 0.9, status="failed", reason="out of memory", examples=np.nan)
     [table] = covered([failed, made("snip")]).tables
-    [_, slot] = slots(table, "lwm-global")
+    [slot] = slots(table, "lwm-global")
     assert slot.href and slot.reason == "failed: out of memory"
 
 
@@ -392,7 +401,8 @@ def test_a_page_of_coverage_is_bounded(monkeypatch):
     assert found.filled == 5
     levels = np.linspace(0.91, 0.97, 20).round(4)
     [table] = covered([made(level=level) for level in levels]).tables
-    assert len(table.levels) == 2 + 12 and table.note.startswith("8 more sparsities")
+    assert len(table.levels) == 12
+    assert table.note.endswith("at 50 %, 90 %. 8 more sparsities off the grid are left out.")
 
 
 def test_the_page_of_coverage_shows_each_cell(site):
