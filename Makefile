@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-nodeps.txt
 leaderboard: setup  ## evaluate the embedded checkpoints and render reports/site/index.html
 	$(BIN)/robustprune run --protocol digits-linf --tier standard
 
-test: setup  ## all tests
+test: setup  ## the tests: of real data where ROBUSTPRUNE_DATA names them
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 $(BROWSER_STAMP): $(STAMP)
@@ -42,9 +42,9 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## everything that a change must pass
+check: lint test  ## what a change must pass, beside test-browser
 
-bench: setup  ## speed, as ratios within one run; writes docs/speed.md
+bench: setup  ## speed, as ratios within one run; writes docs/speed.md and docs/speed.json
 	mkdir -p .benchmarks
 	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=.benchmarks/bench.json
 	$(BIN)/python tests/bench/pages.py .benchmarks/bench.json
@@ -60,6 +60,6 @@ retrain-digits: setup  ## make the embedded checkpoints again, bit for bit on th
 	$(COMPRESS) dense lwm-layerwise hydra --recipe digits-certified --objective mixtrain --sparsity 0,0.9
 	$(COMPRESS) dense lwm-layerwise hydra --recipe digits-certified --objective crown-ibp --sparsity 0,0.9
 
-clean:  ## drop caches and rendered pages; records, checkpoints and .venv stay
+clean:  ## drop caches (downloads and half-finished trainings, too) and rendered pages; records, checkpoints and .venv stay
 	rm -rf .cache reports/site .mypy_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -62,8 +62,14 @@ class Group(Strict):
     @classmethod
     def _are_shares(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            if _said(as_sparsity, value) == 0:
+            level = _said(as_sparsity, value)
+            if level == 0:
                 raise ValueError("expected sparsities above 0, got 0; name the method dense")
+            # The manifest keeps a float; it must name this share and no other.
+            if as_sparsity(float(level)) != level:
+                raise ValueError(
+                    f"expected sparsities with at most 15 digits, got {shorten(value)}; round it"
+                )
         return values
 
     @field_validator("objectives")
@@ -173,5 +179,6 @@ def _group_with_text(group: Any) -> Any:
     levels = group.get("sparsities") if isinstance(group, dict) else None
     if not isinstance(levels, list):
         return group
-    text = [str(level) if type(level) is int else level for level in levels]
+    # Others than these are refused as they are; one of many digits could not even be written out.
+    text = [str(level) if type(level) is int and level in (0, 1) else level for level in levels]
     return {**group, "sparsities": text}

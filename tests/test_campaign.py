@@ -15,6 +15,7 @@ import methods
 from benchmark import cli, records
 from benchmark.campaigns import Campaign
 from benchmark.errors import BenchmarkError, ContractError
+from benchmark.evaluations import Smoothing
 from benchmark.manifest import read_manifest, write_manifest
 from benchmark.pipeline import Project
 from benchmark.pipeline.campaigning import (
@@ -29,6 +30,7 @@ from benchmark.pipeline.campaigning import (
 from benchmark.pipeline.collecting import collect
 from benchmark.pipeline.forecasting import cost, forecast, parent_passes, training_passes
 from benchmark.pipeline.remaking import draw, remake
+from benchmark.protocols import protocol
 from benchmark.pruning import Scope, Structure
 from benchmark.recipes import RECIPES
 from benchmark.workers import Workers
@@ -135,6 +137,21 @@ def test_what_a_method_does_not_support_is_left_out_with_its_reason() -> None:
         plan_campaign(campaign({"methods": ["no-such"]}))
 
 
+def test_one_network_by_two_recipes_is_refused() -> None:
+    RECIPES["other"] = replace(TINY, id="other")
+    try:
+        with pytest.raises(ContractError, match="by few-epochs and other, which would have one id"):
+            plan_campaign(campaign({}, {"recipe": "other"}))
+        named(plan_campaign(campaign({}, {"recipe": "other", "seeds": [1]})))
+    finally:
+        del RECIPES["other"]
+
+
+def test_an_architecture_that_does_not_take_the_data_is_refused() -> None:
+    with pytest.raises(ContractError, match="expected inputs of shape .* for cnn-small"):
+        plan_campaign(campaign({"architecture": "cnn-small"}))
+
+
 # --- Parts ----------------------------------------------------------------------------------------
 
 MANY = plan_campaign(
@@ -191,6 +208,26 @@ def test_a_board_is_filled_once(filled: Project) -> None:
     progress = progress_of(filled, FAST.id, plan.networks)
     assert not progress.untrained and not progress.unevaluated and len(progress.trained) == 6
     assert fill_all(filled, BOARD) == (0, 0)
+
+
+def test_a_network_by_another_recipe_keeps_its_place(tmp_path: Path, filled: Project) -> None:
+    where = project(tmp_path)
+    said = campaign({"methods": ["dense"]})
+    networks = plan_campaign(said).networks
+    entry = filled.manifest().find("dense/digits/cnn-tiny/benign/unstructured-0/seed0")
+    manifest = filled.manifest().model_copy(update={"checkpoints": ()})
+    older = entry.model_copy(update={"recipe_digest": "0" * 64})
+    write_manifest(where.manifest_path, manifest.with_entry(older))
+    assert len(progress_of(where, FAST.id, networks).untrained) == 1
+    theirs = entry.model_copy(update={"recipe": "published elsewhere"})
+    write_manifest(where.manifest_path, manifest.with_entry(theirs))
+    for look in (
+        lambda: fill(where, said, networks),
+        lambda: progress_of(where, FAST.id, networks),
+    ):
+        with pytest.raises(ContractError, match="or not at all, got one by 'published elsewhere'"):
+            look()
+    assert where.manifest().checkpoints == (theirs,)
 
 
 class Killed(Exception):
@@ -260,11 +297,59 @@ def test_what_does_not_fit_is_not_collected(tmp_path: Path, filled: Project) -> 
     fill(other, seeds, plan_campaign(seeds).networks, evaluate=False)
     odd = read_manifest(other.manifest_path).find(name.replace("seed0", "seed7"))
     entry = manifest.find(name)
-    forged = odd.model_copy(update={"id": entry.id, "seed": 0})
+    forged = odd.model_copy(update={"id": entry.id, "seed": 0, "file": entry.file})
+    (other.root / entry.file).write_bytes((other.root / odd.file).read_bytes())
     write_manifest(other.manifest_path, manifest.with_entry(forged))
     found = collect(where, other, FAST, plan.networks)
     assert any("has other weights" in line for line in found.refused)
     assert read_manifest(where.manifest_path).find(name) == entry
+
+
+def test_weights_go_where_a_project_has_them(tmp_path: Path, filled: Project) -> None:
+    networks = plan_campaign(BOARD).networks
+    other, where = project(tmp_path / "other"), project(tmp_path / "where")
+    name = "lwm-layerwise/digits/cnn-tiny/benign/unstructured-90/seed0"
+    entry = filled.manifest().find(name)
+    victim = where.root / "campaigns" / "digits.toml"
+    for root in (other.root, where.root):
+        (root / "campaigns").mkdir()
+        (root / "campaigns" / "digits.toml").write_text("ours")
+    (other.root / "campaigns" / "digits.toml").write_bytes((filled.root / entry.file).read_bytes())
+    forged = entry.model_copy(update={"file": "campaigns/digits.toml"})
+    empty = filled.manifest().model_copy(update={"checkpoints": ()})
+    write_manifest(other.manifest_path, empty.with_entry(forged))
+    found = collect(where, other, FAST, networks)
+    assert victim.read_text() == "ours" and not found.checkpoints
+    assert "got campaigns/digits.toml; move them there" in found.refused[0]
+
+
+def test_what_is_damaged_or_of_an_older_recipe_is_replaced(tmp_path: Path, filled: Project) -> None:
+    networks = plan_campaign(BOARD).networks
+    where = project(tmp_path)
+    name = "lwm-layerwise/digits/cnn-tiny/benign/unstructured-90/seed0"
+    assert len(collect(where, filled, FAST, networks).checkpoints) == 6
+    file = where.root / where.manifest().find(name).file
+    file.write_bytes(b"half")
+    assert collect(where, filled, FAST, networks).checkpoints == (name,)
+    older = {"recipe_digest": "0" * 64, "sha256": "1" * 64}
+    entry = where.manifest().find(name).model_copy(update=older)
+    write_manifest(where.manifest_path, where.manifest().with_entry(entry))
+    assert collect(where, filled, FAST, networks).checkpoints == (name,)
+    assert where.manifest() == filled.manifest()
+
+
+def test_evidence_that_cannot_be_read_there_stops_no_other(tmp_path: Path, filled: Project) -> None:
+    networks = plan_campaign(BOARD).networks
+    other, where = project(tmp_path / "other"), project(tmp_path / "where")
+    collect(other, filled, FAST, networks)
+    name = filled.manifest().checkpoints[0].id
+    record, _ = records.read(records.record_path(other.results, FAST.id, name))
+    file = records.evidence_folder(other.evidence, FAST.id, name) / record.evidence[0].name
+    file.unlink()
+    file.mkdir()
+    found = collect(where, other, FAST, networks)
+    assert (len(found.checkpoints), len(found.records)) == (6, 5)
+    assert found.refused[0].startswith(name)
 
 
 @dataclass(frozen=True)
@@ -324,6 +409,25 @@ def test_a_network_of_other_bits_is_found_out(tmp_path: Path, filled: Project) -
     assert not replace(one, content="0" * 64).same
 
 
+def test_parents_beside_the_campaign_and_stale_records(tmp_path: Path, filled: Project) -> None:
+    where = project(tmp_path)
+    collect(where, filled, FAST, plan_campaign(BOARD).networks)
+    progress = progress_of(
+        where, FAST.id, plan_campaign(campaign({"methods": ["lwm-layerwise"]})).networks
+    )
+    assert [network.order.method for network in progress.trained] == ["lwm-layerwise"]
+    (one,) = remake(where, FAST, progress, list(progress.trained))
+    assert one.same and one.expected
+    # A record that counts as none is nothing to compare with.
+    path = records.record_path(where.results, FAST.id, one.checkpoint.id)
+    record, outcomes = records.read(path)
+    changed = {"protocol_version": record.protocol_version + 1}
+    old = records.sealed(record.model_copy(update=changed))
+    records.write(where.results, old, outcomes)
+    (one,) = remake(where, FAST, progress, list(progress.trained))
+    assert one.same and not one.expected
+
+
 # --- How long -------------------------------------------------------------------------------------
 
 
@@ -358,6 +462,30 @@ def test_a_forecast_goes_by_what_was_measured(tmp_path: Path, filled: Project) -
     assert not fresh.trained
     guess = forecast(project(tmp_path), FAST, networks, fresh)
     assert guess.training > 0 and guess.evaluation > 0 and "timed now" in guess.basis
+    # What nothing measured is like takes time as well.
+    others = plan_campaign(campaign({"architecture": "lenet5"})).networks
+    mixed = forecast(filled, FAST, others, replace(progress, untrained=others))
+    assert mixed.training > 0 and mixed.evaluation > 0
+    assert "6 records" in mixed.basis and "for what is like none of these" in mixed.basis
+
+
+def test_smoothing_is_charged_for_the_examples_that_it_takes() -> None:
+    network = plan_campaign(BOARD).networks[0]
+    smoothed = protocol("cifar10-jpeg-linf")
+    per_example = {
+        tier: (
+            cost(replace(network, tier=tier), smoothed) - training_passes(network.order) * 50_000
+        )
+        / smoothed.examples(tier)
+        for tier in ("quick", "full")
+    }
+    settings = dict(smoothed.evaluations)["smoothing"]
+    assert isinstance(settings, Smoothing) and settings.examples < smoothed.examples("full")
+    spared = 1 - settings.examples / smoothed.examples("full")
+    quick_spared = 1 - min(1, settings.examples / smoothed.examples("quick"))
+    assert per_example["quick"] - per_example["full"] == pytest.approx(
+        (spared - quick_spared) * (settings.n0 + settings.n)
+    )
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -373,10 +501,11 @@ def test_the_command_plans_fills_and_checks(
         "sparsities = [0.5]\n"
     )
     where = project(tmp_path / "project")
+    monkeypatch.delenv("ROBUSTPRUNE_DATA", raising=False)
 
-    def run(*more: str) -> tuple[int, str, str]:
+    def run(*more: str, board: str = str(file)) -> tuple[int, str, str]:
         options = ["robustprune", "--root", str(where.root), "--workers", "1", "--device", "cpu"]
-        monkeypatch.setattr("sys.argv", [*options, "campaign", str(file), *more])
+        monkeypatch.setattr("sys.argv", [*options, "campaign", board, *more])
         with pytest.raises(SystemExit) as left:
             cli.main()
         return int(left.value.code or 0), *capsys.readouterr()
@@ -390,12 +519,19 @@ def test_the_command_plans_fills_and_checks(
     assert code == 0 and "0 trained, 2 evaluated" in out and "index.html" in out
     code, out, _ = run("--plan")
     assert code == 0 and "nothing is left" in out
+    file.write_text(f'top = "quick"\n{file.read_text()}')
+    code, out, _ = run("--plan")
+    assert code == 0 and "whoever may be first is looked at up to quick" in out
     code, out, _ = run("--check", "1")
     assert code == 0 and out.count("same") == 2
     path = where.root / where.manifest().checkpoints[0].file
     assert path.exists()
     code, _, err = run("--collect", str(tmp_path))
     assert code == 9 and "expected a project with checkpoints_manifest.json" in err
+    code, out, err = run("--plan", board=str(Path(__file__).parents[1] / "campaigns/mnist.toml"))
+    assert code == 0 and "no estimate: expected a data root that holds mnist" in " ".join(
+        err.split()
+    )
     code, _, err = run("--part", "2/2")
     assert code == 7 and "there are 1 cells to deal" in err
     code, _, err = run("--only", "sing")

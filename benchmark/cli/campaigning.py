@@ -13,7 +13,6 @@ from benchmark.cli.base import (
     Gigabytes,
     Listing,
     Minutes,
-    Seed,
     app,
     err,
     limit,
@@ -52,7 +51,7 @@ def campaign(
     check: Annotated[
         int, typer.Option(min=0, help="Make so many of its networks again and compare digests.")
     ] = 0,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which networks --check draws.")] = 0,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads of a training run; part of its result.")
     ] = 1,
@@ -65,7 +64,7 @@ def campaign(
 
     It may be killed at any time, and goes on where it stopped. With --part, each of several
     machines does its part in a project of its own; --collect then brings them together, and a last
-    run looks closer at who comes first. --seed chooses what --check draws.
+    run looks closer at who comes first.
     """
     from benchmark.campaigns import read_campaign
     from benchmark.errors import lookup
@@ -108,11 +107,11 @@ def _print_plan(
         out.print(f"left out: {more} more of this kind", soft_wrap=True)
     try:
         progress = progress_of(where.project, chosen.id, networks)
+        left = forecast(where.project, chosen, networks, progress)
     except DataUnavailable as error:
         err.print(f"no estimate: {error}", soft_wrap=True)
         return
     print_table(*_table(networks, progress))
-    left = forecast(where.project, chosen, networks, progress)
     from benchmark.distributed import choose_device
 
     workers = where.project.workers.on(choose_device(where.project.device))
@@ -121,6 +120,12 @@ def _print_plan(
             f"left: about {_clock(left.training / workers)} of training and "
             f"{_clock(left.evaluation / workers)} of evaluation with {workers} "
             f"worker{'s' * (workers > 1)}, {left.basis}",
+            soft_wrap=True,
+        )
+    elif said.top and networks == whole.networks:
+        out.print(
+            f"all is trained and evaluated; whoever may be first is looked at up to {said.top} "
+            "unless that is done",
             soft_wrap=True,
         )
     else:

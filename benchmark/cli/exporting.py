@@ -83,7 +83,7 @@ def export(
 def schemas(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("docs/schemas"),
 ) -> None:
-    """Writes the JSON Schema of every format: manifest, record, submission, challenge."""
+    """Writes the JSON Schema of every format: manifest, record, submission, campaign and others."""
     from benchmark.schemas import export
 
     for path in export(folder):

@@ -79,7 +79,7 @@ def import_checkpoint(
         bool, typer.Option("--dry-run", help="Tell what was recognised; write nothing.")
     ] = False,
 ) -> None:
-    """Brings a checkpoint that others made, or any network of torch, into the project.
+    """Brings a checkpoint that others made, or a torch network of known layers, into the project.
 
     Nothing in a file of weights is run. It is refused if a tensor is missing or left over, if it
     has another sparsity than claimed, or if its network guesses. A Python file runs once and only

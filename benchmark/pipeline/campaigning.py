@@ -1,15 +1,17 @@
 """Fills a board as its campaign says: plan, train what is missing, evaluate it, part by part."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
 
+import torch
+
 import methods
 from benchmark.campaigns import Campaign, Group, Tier, larger
-from benchmark.errors import BenchmarkError, ContractError
+from benchmark.errors import BenchmarkError, ContractError, shorten
 from benchmark.leaderboard import rank
-from benchmark.manifest import Checkpoint
+from benchmark.manifest import Checkpoint, empty_network
 from benchmark.pipeline.compressing import Order, compress_all, finished
 from benchmark.pipeline.evaluating import evaluate_all, unevaluated
 from benchmark.pipeline.project import Project, Watch, silent
@@ -59,7 +61,8 @@ def plan_campaign(campaign: Campaign) -> Plan:
 
     Raises:
         UnknownName: a method that is not installed, or an unknown setting of one.
-        ContractError: a method's setting of the wrong kind, or nothing to make.
+        ContractError: a method's setting of the wrong kind, an architecture that does not take the
+            data, one network by two recipes, or nothing to make.
     """
     tiers: dict[Order, Tier] = {}
     reasons: dict[str, None] = {}
@@ -72,7 +75,65 @@ def plan_campaign(campaign: Campaign) -> Plan:
         raise ContractError(
             f"expected networks that can be made, got none: {'; '.join(reasons)}; name others"
         )
+    _check_architectures(tiers)
+    _check_recipes(tiers)
     return Plan(tuple(Network(*pair) for pair in tiers.items()), tuple(reasons))
+
+
+def _check_architectures(orders: Iterable[Order]) -> None:
+    """Refuses architectures that do not take the inputs of a recipe's data set."""
+    with torch.device("meta"):  # shapes alone; nothing is drawn
+        for architecture, name in {(order.architecture, order.recipe): None for order in orders}:
+            empty_network(architecture, recipe(name).dataset)
+
+
+def _check_recipes(orders: Iterable[Order]) -> None:
+    """Refuses networks that are to be made by two recipes: one would take the other's place."""
+    known: dict[Order, str] = {}
+    for order in orders:
+        if (other := known.setdefault(_placed(order), order.recipe)) != order.recipe:
+            raise ContractError(
+                f"expected each network by one recipe, got {_words(order)} by {other} and "
+                f"{order.recipe}, which would have one id; leave one out, or put it on a board "
+                "of its own"
+            )
+
+
+def _placed(order: Order) -> Order:
+    """Returns an order but for its recipe, of which an id knows the data set alone."""
+    return replace(order, recipe=recipe(order.recipe).dataset)
+
+
+def _words(order: Order) -> str:
+    level = f"{order.structure} {float(100 * order.sparsity):g} %"
+    return f"{order.method}, {order.objective}, {level}, seed {order.seed}"
+
+
+def refuse_others(project: Project, networks: Sequence[Network]) -> None:
+    """Makes sure that no network of a campaign takes the place of one by another recipe.
+
+    An older text of the same recipe gives way: whoever edits a recipe makes its networks again.
+
+    Args:
+        project: what is there.
+        networks: of the campaign, or of a part of it.
+
+    Raises:
+        ContractError: names the first such network.
+    """
+    known = {
+        (e.dataset, e.method, e.architecture, e.objective, e.structure, e.sparsity, e.seed): e
+        for e in project.manifest().checkpoints
+    }
+    for order in (network.order for network in networks):
+        place = (recipe(order.recipe).dataset, order.method, order.architecture, order.objective)
+        there = known.get((*place, order.structure, float(order.sparsity), order.seed))
+        if there is not None and there.recipe != order.recipe:
+            raise ContractError(
+                f"expected {there.id} by {order.recipe}, or not at all, got one by "
+                f"'{shorten(there.recipe)}'; fill this board in another project (--root FOLDER), "
+                "or take that entry out of the manifest"
+            )
 
 
 def _orders(group: Group) -> tuple[list[Order], list[str]]:
@@ -210,7 +271,9 @@ def progress_of(project: Project, chosen: str, networks: Sequence[Network]) -> P
 
     Raises:
         DataUnavailable: the protocol's data are not at hand.
+        ContractError: a network that is there by another recipe.
     """
+    refuse_others(project, networks)
     found = finished(project, [network.order for network in networks])
     trained = {n: found[n.order] for n in networks if n.order in found}
     left: list[Network] = []
@@ -272,7 +335,11 @@ def fill(
         evaluate: make records that are missing.
         threads: CPU threads of each training run; part of what makes it repeatable.
         watch: told of each piece.
+
+    Raises:
+        ContractError: a network that is there by another recipe.
     """
+    refuse_others(project, networks)
     chosen = protocol(campaign.protocol)
     trained: list[Checkpoint] = []
     evaluated: list[tuple[str, str]] = []

@@ -55,7 +55,7 @@ def collect(
     refused: list[str] = []
     for entry in finished(other, [network.order for network in networks]).values():
         try:
-            if enter(project, entry, _weights(other, entry)):
+            if enter(project, entry, _weights(other, entry), renew=True):
                 entered.append(entry.id)
             if _take_record(project, other, chosen, entry):
                 taken.append(entry.id)
@@ -109,7 +109,7 @@ def _evidence(folder: Path, files: Sequence[EvidenceFile]) -> Iterator[tuple[str
             data = read_bounded(folder / file.name, file.bytes)
         except FileNotFoundError:
             continue
-        except ManifestError as error:
+        except (ManifestError, StorageError) as error:
             raise RecordError(f"expected {file.name} as its record names it: {error}") from error
         if sha256_of_bytes(data) != file.sha256:
             raise RecordError(

@@ -1,6 +1,7 @@
 """From a method to a checkpoint: pretrain (shared and cached), prune, finetune, write."""
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from benchmark.distributed import (
     environment,
     map_jobs,
     steady,
-    timed,
 )
 from benchmark.errors import (
     BenchmarkError,
@@ -294,11 +294,38 @@ def compress(job: _Job, watch: Watch) -> Checkpoint:
     split, _ = _data_of(job.project, job.order)
     with steady(job.threads):
         model = _started(job, split, watch)
-        task = _task(job, split, watch)
-        _, seconds = timed(lambda: _prune_and_finetune(job, model, task))
-    entry = _store(job, model, _budget(job, task, seconds / 3600))
+        clock = _Clock(job)
+        task = _task(job, split, clock.kept_at_each(watch))
+        _prune_and_finetune(job, model, task)
+        hours = clock.seconds / 3600
+    entry = _store(job, model, _budget(job, task, hours))
     job.forget()
     return entry
+
+
+class _Clock:
+    """What an order has taken, in all runs that it took; a kill loses what it undoes."""
+
+    def __init__(self, job: _Job) -> None:
+        self._file = job.states.with_name(f"{job.states.stem}-seconds")
+        self._before = 0.0
+        with suppress(FileNotFoundError, ManifestError, StorageError, ValueError):
+            self._before = max(0.0, float(read_bounded(self._file, 100)))
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Returns the seconds until now."""
+        return self._before + time.perf_counter() - self._start
+
+    def kept_at_each(self, watch: Watch) -> Watch:
+        """Returns a watch that keeps the time as well: it is told once an epoch is saved."""
+
+        def tell(done: int, total: int, text: str, left: float | None = None) -> None:
+            write_atomically(self._file, repr(self.seconds).encode(), durable=False)
+            watch(done, total, text, left)
+
+        return tell
 
 
 def _task(job: _Job, split: Split, watch: Watch) -> methods.Task:

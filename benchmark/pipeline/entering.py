@@ -5,9 +5,17 @@ from fractions import Fraction
 
 from benchmark.architectures import Classifier
 from benchmark.digests import digest_of, sha256_of_bytes
-from benchmark.errors import ManifestError, lookup
+from benchmark.errors import ManifestError, lookup, shorten
 from benchmark.files import alone, inside, write_atomically
-from benchmark.manifest import Budget, Checkpoint, check_claim, entry_from, write_manifest
+from benchmark.manifest import (
+    Budget,
+    Checkpoint,
+    check_claim,
+    entry_from,
+    is_whole,
+    weights_path,
+    write_manifest,
+)
 from benchmark.objectives import OBJECTIVES
 from benchmark.pipeline.project import Project
 from benchmark.pruning import Sparsity, Structure, as_sparsity, measure
@@ -129,20 +137,38 @@ def claim_of(found: Sparsity, claimed: float | None) -> float:
     return share
 
 
-def enter(project: Project, entry: Checkpoint, data: bytes) -> bool:
+def enter(project: Project, entry: Checkpoint, data: bytes, renew: bool = False) -> bool:
     """Enters a checkpoint and its weights into a project; returns whether anything was added.
 
+    Weights that the project's own entry names and that are missing or damaged are put back.
+
+    Args:
+        project: takes them.
+        entry: whose weights lie where the project has them (`manifest.weights_path`).
+        data: the file of weights.
+        renew: an entry by an older text of the same recipe gives way.
+
     Raises:
-        ManifestError: the id is taken by other weights.
+        ManifestError: the id is taken by other weights, or the file is to lie elsewhere.
         StorageError: the disk refuses; the manifest is as it was.
     """
+    if entry.file != weights_path(entry):
+        raise ManifestError(
+            f"expected the weights of {entry.id} as {weights_path(entry)}, got "
+            f"{shorten(entry.file, 200)}; move them there"
+        )
     with alone(project.manifest_lock):
         manifest = project.manifest()
         for known in manifest.checkpoints:
             if known.id != entry.id:
                 continue
             if known.sha256 == entry.sha256:
-                return False
+                if is_whole(known, project.root):
+                    return False
+                write_atomically(inside(project.root, known.file), data)
+                return True
+            if renew and _is_older(known, entry):
+                break
             raise ManifestError(
                 f"expected an id that is free, got {entry.id}, which has other weights "
                 f"({known.sha256[:12]}…); give another --seed or --method"
@@ -150,3 +176,7 @@ def enter(project: Project, entry: Checkpoint, data: bytes) -> bool:
         write_atomically(inside(project.root, entry.file), data)
         write_manifest(project.manifest_path, manifest.with_entry(entry))
     return True
+
+
+def _is_older(known: Checkpoint, entry: Checkpoint) -> bool:
+    return known.recipe == entry.recipe and known.recipe_digest != entry.recipe_digest

@@ -10,6 +10,7 @@ from benchmark.architectures import Classifier
 from benchmark.datasets import load
 from benchmark.distributed import choose_device, steady, timed
 from benchmark.errors import RecordError
+from benchmark.evaluations import Smoothing
 from benchmark.pipeline.campaigning import Network, Progress
 from benchmark.pipeline.compressing import Order, fresh_network, parent_of, threat_of
 from benchmark.pipeline.pace import passes
@@ -77,8 +78,17 @@ def cost(network: Network, chosen: Protocol) -> float:
         network: of a campaign.
         chosen: the protocol under which it is evaluated.
     """
-    attacks = sum(passes(settings) for _, settings in chosen.evaluations)
-    return training_passes(network.order) * _MANY + attacks * chosen.examples(network.tier)
+    return training_passes(network.order) * _MANY + _evaluation_passes(chosen, network.tier)
+
+
+def _evaluation_passes(chosen: Protocol, tier: str) -> int:
+    """Returns the forward passes of an evaluation in which attacks spend all they may."""
+    examples = chosen.examples(tier)
+    return sum(
+        passes(settings)
+        * (min(examples, settings.examples) if isinstance(settings, Smoothing) else examples)
+        for _, settings in chosen.evaluations
+    )
 
 
 class _Paces:
@@ -95,13 +105,13 @@ class _Paces:
             total, count = self._sums.get(key, (0.0, 0))
             self._sums[key] = total + value, count + 1
 
-    def of(self, keys: Iterable[Hashable], otherwise: float) -> float:
-        """Returns the mean under the first key of which anything is known, or something else."""
+    def of(self, keys: Iterable[Hashable]) -> float | None:
+        """Returns the mean under the first key of which anything is known; None without any."""
         for key in keys:
             if key in self._sums:
                 total, count = self._sums[key]
                 return total / count
-        return otherwise
+        return None
 
 
 def forecast(
@@ -121,19 +131,25 @@ def forecast(
     if not (progress.untrained or progress.unevaluated):
         return Forecast(0.0, 0.0, "nothing is left")
     training, evaluation = _trained_paces(progress), _evaluated_paces(project, chosen, progress)
-    known = bool(training.count and evaluation.count)
-    pace = 0.0 if known else _pace(project, networks[0].order)
     split = load(chosen.dataset, "train", project.data_root, download=project.download)
-    seconds = sum(
-        count * training.of(_training_keys(order), pace * len(split))
-        for order, count in _left(progress).items()
-    )
-    attacks = sum(passes(settings) for _, settings in chosen.evaluations)
-    spent = sum(
-        chosen.examples(network.tier) * evaluation.of(_evaluation_keys(network), attacks * pace)
-        for network in (*progress.untrained, *progress.unevaluated)
-    )
-    return Forecast(seconds, spent, _basis(training.count, evaluation.count))
+    timed_now: dict[str, float] = {}
+
+    def pace(order: Order) -> float:
+        if order.architecture not in timed_now:
+            timed_now[order.architecture] = _pace(project, order)
+        return timed_now[order.architecture]
+
+    seconds = spent = 0.0
+    for order, count in _left(progress).items():
+        known = training.of(_training_keys(order))
+        seconds += count * (pace(order) * len(split) if known is None else known)
+    for network in (*progress.untrained, *progress.unevaluated):
+        known = evaluation.of(_evaluation_keys(network))
+        if known is None:
+            spent += pace(network.order) * _evaluation_passes(chosen, network.tier)
+        else:
+            spent += known * chosen.examples(network.tier)
+    return Forecast(seconds, spent, _basis(training.count, evaluation.count, bool(timed_now)))
 
 
 def _left(progress: Progress) -> dict[Order, int]:
@@ -200,14 +216,13 @@ def _pace(project: Project, order: Order) -> float:
     return seconds / (_BATCH * _BATCHES)
 
 
-def _basis(trained: int, evaluated: int) -> str:
+def _basis(trained: int, evaluated: int, timed_now: bool) -> str:
     """Returns what an estimate rests on."""
-    measured = f"{trained} trained networks and {evaluated} records of this project"
-    if trained and evaluated:
-        return f"by {measured}"
-    if trained or evaluated:
-        return f"by {measured}, and by a forward pass timed now"
-    return (
+    measured = f"by {trained} trained networks and {evaluated} records of this project"
+    passes_now = (
         "by a forward pass timed now, as if attacks had to spend all they may: the work of methods "
         "beside their epochs is not in it, nor what is spared"
     )
+    if not timed_now:
+        return measured
+    return f"{measured}; for what is like none of these {passes_now}" if trained else passes_now

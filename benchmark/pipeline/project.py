@@ -73,7 +73,7 @@ class Project:
 
     @property
     def evidence(self) -> Path:
-        """Adversarial inputs behind the records, one folder a protocol; kept outside git."""
+        """Adversarial inputs behind the records, one folder a protocol; few are in git."""
         return self.root / "reports" / "evidence"
 
     @property

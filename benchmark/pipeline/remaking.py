@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from benchmark.errors import ContractError, RecordError
 from benchmark.leaderboard import DENSE
 from benchmark.manifest import Checkpoint
 from benchmark.pipeline.campaigning import Network, Progress
-from benchmark.pipeline.compressing import Order, compress_all
+from benchmark.pipeline.compressing import Order, compress_all, finished
 from benchmark.pipeline.evaluating import evaluate_all
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import Protocol
@@ -86,8 +87,8 @@ def remake(
     with tempfile.TemporaryDirectory(prefix="robustprune-") as folder:
         empty = replace(project, root=Path(folder), mirror=None)
         orders = [network.order for network in networks]
-        # Records compare each network with its dense parent as well.
-        parents = [dense for order in orders if (dense := _dense(progress, order)) is not None]
+        # Records compare each network with its dense parent as well, the campaign's or another.
+        parents = [dense for order in orders if (dense := _dense(project, order)) is not None]
         made = compress_all(
             empty, list(dict.fromkeys([*parents, *orders])), threads=threads, watch=watch
         )
@@ -98,13 +99,10 @@ def remake(
     return found
 
 
-def _dense(progress: Progress, order: Order) -> Order | None:
-    """Returns the order of the dense network of an order's cell, if that was trained."""
-    wanted = Network(order, "quick").cell
-    for network in progress.trained:
-        if network.order.method == DENSE and network.cell == wanted:
-            return network.order
-    return None
+def _dense(project: Project, order: Order) -> Order | None:
+    """Returns the order of the dense network that an order's record rests on; None without one."""
+    dense = replace(order, method=DENSE, structure="unstructured", sparsity=Fraction(0))
+    return dense if dense != order and finished(project, [dense]) else None
 
 
 def _compared(
@@ -118,6 +116,9 @@ def _compared(
     try:
         before, _ = records.read(records.record_path(project.results, chosen.id, known.id))
     except RecordError:
+        return Remade(known, entry.sha256)
+    # A record of other weights, or by another version of the protocol, counts as none.
+    if records.stale(before, known, chosen):
         return Remade(known, entry.sha256)
     evaluate_all(empty, [entry], chosen, before.tier, watch)
     after, _ = records.read(records.record_path(empty.results, chosen.id, entry.id))

@@ -64,7 +64,7 @@ _REASONS = {
     "smoothing": "Certifies another network, the smoothed one, under L2; it stands apart from "
     "the interval.",
     "shard": "Work is cut into shards so that a run can be killed and resumed; draws are keyed by "
-    "example, so no result depends on it.",
+    "a shard's first example, AutoAttack's by each example.",
     "seed": "Fixed, so that anyone gets the same outcomes from the same weights.",
     "certify first": "A proven example cannot be broken at that epsilon, so attacking it would "
     "only cost time.",

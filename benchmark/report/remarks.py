@@ -172,7 +172,12 @@ def badges(row: Row, digest: str) -> tuple[Badge, ...]:
     found = []
     if text(row.get("evidence_level")) == "re-checkable":
         found.append(
-            Badge("good", "✓", "re-checkable: anyone can verify this row from its evidence")
+            Badge(
+                "good",
+                "✓",
+                "re-checkable: the record names its adversarial inputs; with them, or with the "
+                "same made again, anyone can verify this row",
+            )
         )
     if has_result(row) and number(row.get("seeds")) == 1:
         found.append(Badge("quiet", "1 seed", "single seed: others may do better or worse"))

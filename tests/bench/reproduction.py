@@ -380,7 +380,8 @@ HEAD = f"""# Claims of the papers on MNIST
 
 Written by `python tests/bench/reproduction.py PROJECT --data-root DATA`, which trains and evaluates
 every network named here: `{ARCHITECTURE}` under version {VERSION} of protocol `{PROTOCOL}`,
-recipes `{PLAIN[0]}` and `{CERTIFIED[0]}`. Accuracies are in percent.
+recipes `{PLAIN[0]}` and `{CERTIFIED[0]}`. Accuracies are in percent. Each verdict follows the rule
+that stands with it; `findings.html` of a board judges some of these claims in two parts.
 """
 
 

@@ -4,7 +4,9 @@ import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -123,6 +125,32 @@ def test_interrupted_training_goes_on_to_the_same_bits(
     [entry] = make(tmp_path / "parts", ORDER)
     assert len(epochs) == 6
     assert entry.sha256 == expected.sha256
+
+
+def test_hours_are_those_of_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, replace(ORDER, method="dense", sparsity=Fraction(0)))
+    # Each look at the clock takes an hour: one as an order begins, one after each epoch, one at
+    # the end.
+    ticks = count()
+    monkeypatch.setattr(
+        compressing, "time", SimpleNamespace(perf_counter=lambda: 3600 * next(ticks))
+    )
+    epochs = []
+    original = training._epoch
+
+    def failing(*arguments):
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, ORDER)
+    [entry] = make(tmp_path, ORDER)
+    # An hour of the run that was killed in its second epoch, and two of the one that ended.
+    assert entry.budget.hours == 3
+    assert not list((tmp_path / ".cache" / "training").iterdir())
 
 
 def test_other_recipe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
