@@ -129,7 +129,7 @@ def compare(
         names: two or more. A checkpoint id stands for itself, a method's name (or the start of an
             id) for its curve over sparsities.
         protocol: id; the only one with records by default.
-        tier: the largest that all of them have by default.
+        tier: the largest that has most rows of each by default.
         root: project folder; the nearest one by default.
         setting: which curve of a method is meant: `objective`, `structure`, `architecture` or
             `recipe`.

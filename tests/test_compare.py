@@ -21,9 +21,10 @@ from statsmodels.stats.multitest import multipletests
 import benchmark
 from benchmark import cli, records
 from benchmark.errors import ContractError, RecordError, UnknownName
+from benchmark.leaderboard import Row
 from benchmark.manifest import Manifest, write_manifest
 from benchmark.pipeline import Project, evaluate_all, results
-from benchmark.pipeline.comparing import Setting, as_csv, compare, document, tables
+from benchmark.pipeline.comparing import Setting, as_csv, chosen_tier, compare, document, tables
 
 TAIL = "digits/cnn-tiny/adversarial"
 DENSE = f"dense/{TAIL}/unstructured-0/seed0"
@@ -80,6 +81,27 @@ def test_the_largest_tier_that_all_have_is_taken(project: Project) -> None:
     assert compare(project, ["lwm-global", "lwm-layerwise"]).tier == "standard"
     assert compare(project, ["lwm-global", "random"]).tier == "quick"
     assert compare(project, ["lwm-global", "random"]).protocol == FAST.id
+
+
+def test_a_tier_that_few_networks_have_is_nobody_s_default() -> None:
+    def row(name: str, tier: str) -> Row:
+        method, _, _, objective, *_ = name.split("/")
+        return {"checkpoint_id": name, "method": method, "objective": objective, "tier": tier}
+
+    names = [f"m/digits/c/{o}/unstructured-{n}/seed0" for o in ("a", "b", "c") for n in range(4)]
+    rows = [row(name, "quick") for name in names] + [row(name, "standard") for name in names[:4]]
+    rows += [row(names[0], "full")]
+
+    def tier(*asked: str, **meant: str) -> str:
+        return chosen_tier(rows, FAST, "", asked, Setting(**meant))
+
+    assert tier() == tier("m") == "quick"
+    assert tier("m", objective="a") == tier("m/digits/c/a") == "standard"
+    assert tier(names[0]) == "full"
+    assert tier(names[0], "m") == "quick"
+    # None has half of all: one that has any will do.
+    assert tier(names[0], names[8]) == "quick"
+    assert chosen_tier(rows, FAST, "full", ("m",)) == "full"
 
 
 def test_a_method_with_several_curves_must_be_chosen(project: Project) -> None:

@@ -30,7 +30,9 @@ def compare(
         typer.Argument(help="Methods or checkpoint ids, two or more; the start of an id will do."),
     ],
     protocol: Annotated[str, typer.Option(help="Default: the only one with records.")] = "",
-    tier: Annotated[str, typer.Option(help="Default: the largest that all of them have.")] = "",
+    tier: Annotated[
+        str, typer.Option(help="Default: the largest that has most rows of each.")
+    ] = "",
     objective: Annotated[str, typer.Option(help="Which curve of a method is meant.")] = "",
     structure: Annotated[str, typer.Option(help="Likewise.")] = "",
     architecture: Annotated[str, typer.Option(help="Likewise.")] = "",
@@ -184,7 +186,9 @@ def figures(
     protocol: Annotated[
         list[str] | None, typer.Option(help="Only these protocols; default: all with records.")
     ] = None,
-    tier: Annotated[str, typer.Option(help="Default: the largest of each protocol.")] = "",
+    tier: Annotated[
+        str, typer.Option(help="Default: the largest that has most rows of its protocol.")
+    ] = "",
     form: Formats = "pdf",
     preset: Preset = "serif",
     width: Width = "column",

@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
@@ -121,7 +122,7 @@ def compare(
             sparsities; where there are several such curves, so does the start of their ids, such as
             `hydra/digits/cnn-tiny/mixtrain`.
         protocol: id; empty for the only one with records.
-        tier: empty for the largest that all names have.
+        tier: empty for the largest in which no name loses most of its rows.
         setting: which curve of a method is meant.
 
     Raises:
@@ -137,7 +138,7 @@ def compare(
         )
     chosen = find_protocol(protocol or _only_protocol(project))
     every = rows_of(project, chosen)
-    where = chosen_tier(every, chosen, tier, asked)
+    where = chosen_tier(every, chosen, tier, asked, setting)
     rows = [row for row in every if row["tier"] == where]
     found = _Names(project, chosen, where, rows, setting or Setting())
     entrants = _labelled([(name, found.ladder(name)) for name in asked])
@@ -169,20 +170,47 @@ def rows_of(project: Project, protocol: Protocol) -> list[Row]:
 
 
 def chosen_tier(
-    rows: Sequence[Row], protocol: Protocol, tier: str, names: Iterable[str] = ()
+    rows: Sequence[Row],
+    protocol: Protocol,
+    tier: str,
+    names: Sequence[str] = (),
+    setting: Setting | None = None,
 ) -> str:
-    """Returns the tier asked for, or the largest in which each name stands for something.
+    """Returns the tier asked for, or the largest in which no name loses most of its rows.
+
+    Few networks are evaluated on all examples; a curve of these alone would be no curve.
+
+    Args:
+        rows: of a protocol, of all tiers.
+        protocol: that protocol.
+        tier: asked for, or empty.
+        names: of methods and checkpoints; none for all rows together.
+        setting: which rows of a name are meant.
 
     Raises:
         UnknownName: the protocol has no such tier.
     """
     if tier:
         return lookup("tier", tier, {name: name for name, _ in protocol.tiers})
-    for name, _ in reversed(protocol.tiers):
-        here = [row for row in rows if row["tier"] == name]
-        if here and all(any(_stands_for(asked, row) for row in here) for asked in names):
-            return name
+    wanted = [row for row in rows if setting is None or _is_meant(row, setting)]
+    sizes = [name for name, _ in reversed(protocol.tiers)]
+    # A setting that no row has is told by whoever looks for it, and so is a name without rows.
+    for among, least in ((wanted, 0.5), (wanted, 0.0), (rows, 0.0)):
+        counts = [
+            Counter(str(row["tier"]) for row in among if not name or _stands_for(name, row))
+            for name in names or ("",)
+        ]
+        for size in sizes:
+            if all(one[size] > 0 and one[size] >= least * max(one.values()) for one in counts):
+                return size
     return str(rows[0]["tier"])
+
+
+def _is_meant(row: Row, setting: Setting) -> bool:
+    wanted = {field.name: getattr(setting, field.name) for field in fields(setting)}
+    if row["method"] == DENSE:
+        del wanted["structure"]
+    return all(not value or row[name] == value for name, value in wanted.items())
 
 
 def _stands_for(name: str, row: Row) -> bool:
@@ -219,7 +247,7 @@ class _Names:
         named = [one for one in self._ladders if _stands_for(name, _any_row(one))]
         if not named:
             self._refuse(name)
-        meant = [one for one in named if _is(one, self._setting)]
+        meant = [one for one in named if _is_meant(_any_row(one), self._setting)]
         if len(meant) != 1:
             raise _ambiguous(name, meant or named, found=len(meant))
         return meant[0]
@@ -240,13 +268,6 @@ class _Names:
 
 def _any_row(ladder: Ladder) -> Row:
     return (*(row for rung in ladder.rungs for row in rung.rows), *ladder.left_out)[0]
-
-
-def _is(ladder: Ladder, setting: Setting) -> bool:
-    wanted = {field.name: getattr(setting, field.name) for field in fields(setting)}
-    if ladder.method == DENSE:
-        del wanted["structure"]
-    return all(not value or getattr(ladder, name) == value for name, value in wanted.items())
 
 
 def _ambiguous(name: str, ladders: Sequence[Ladder], found: int) -> UnknownName:

@@ -69,7 +69,7 @@ def figures(
     Args:
         project: whose records.
         protocols: ids; all that have records without any.
-        tier: of the examples; empty for the largest of each protocol.
+        tier: of the examples; empty for the largest that has most rows of a protocol.
         folder: where to, a folder a protocol and tier.
         style: look and formats of the figures.
 
