@@ -19,8 +19,9 @@ import methods
 from benchmark import bounds, cli, pipeline, records
 from benchmark.cli import base
 from benchmark.errors import ExtraMissing
-from benchmark.manifest import Manifest, write_manifest
+from benchmark.manifest import Checkpoint, Manifest, write_manifest
 from benchmark.pipeline import Project, compressing, evaluate_all
+from benchmark.protocols import Protocol
 from benchmark.reported import every
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,34 @@ def test_protocol_without_checkpoints_is_refused_before_its_data_are_touched(
     assert answer.code == 4
     dataset = protocol.removesuffix("-linf")
     assert f"expected checkpoints for {dataset} in the manifest, found none; {step}" in answer.err
+
+
+def test_a_run_of_everything_leaves_out_what_has_no_data(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROBUSTPRUNE_DATA", raising=False)
+    asked: list[str] = []
+
+    def evaluate_all(
+        _: Project, entries: list[Checkpoint], chosen: Protocol, *rest: object
+    ) -> list:
+        asked.append(chosen.id)
+        return []
+
+    monkeypatch.setattr(pipeline, "evaluate_all", evaluate_all)
+    monkeypatch.setattr(pipeline, "report", lambda project: ["index.html"])
+    project = make_project(tmp_path, SPARSE)
+    ours = project.manifest().find(SPARSE)
+    other = {"dataset": "mnist", "id": SPARSE.replace("digits", "mnist")}
+    mnist = Checkpoint.model_validate(ours.model_dump() | other)
+    write_manifest(project.manifest_path, Manifest(checkpoints=(ours, mnist)))
+    answer = run(tmp_path, "run")
+    assert (answer.code, asked) == (0, ["digits-linf"])
+    assert "mnist-linf left out for want of mnist: " in answer.err
+    write_manifest(project.manifest_path, Manifest(checkpoints=(mnist,)))
+    answer = run(tmp_path, "run")
+    assert answer.code == 5 and "expected data of mnist, found none" in answer.err
+    assert len(asked) == 1
 
 
 def test_empty_manifest_is_told_to_compress(run: Runner, tmp_path: Path) -> None:
