@@ -6,7 +6,7 @@ after Holm for all tests of a claim; kept shares with the interval of a ratio.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -22,10 +22,11 @@ from benchmark.findings.values import (
     percent,
     points,
     probability,
+    seeds_in_words,
     sentence,
     share,
 )
-from benchmark.leaderboard import SIGNIFICANCE, Row, as_number, best_known, stacked
+from benchmark.leaderboard import DENSE, SIGNIFICANCE, Row, as_number, best_known, stacked
 from benchmark.statistics import (
     Bools,
     Estimate,
@@ -59,6 +60,9 @@ class Judged:
 
 
 Judge = Callable[[Scope], Judged]
+
+# What a row of a network lacks for a judgement, in words; empty if nothing.
+_Lack = Callable[[Network, Row], str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ class Better:
             [Network(method, self.sparsity, o, recipe) for method in (self.first, self.second)]
             for recipe, o in _trainings(scope, self.objectives)
         ]
-        return _met(scope, pairs, self.measure)
+        return _met(scope, pairs, self._lack)
+
+    def _lack(self, network: Network, row: Row) -> str:
+        return _no_outcome(network, row, self.measure)
 
     def _pair(self, together: Together, place: int) -> Bools:
         rows = [rows[place] for rows in together.rows.values()]
@@ -188,7 +195,7 @@ class Keeps:
                 [Network(method, self.sparsity, objective, recipe), self._base(objective, recipe)]
                 for recipe, objective in _trainings(scope, self.objectives)
             ]
-            found, asides, missing = _met(scope, pairs, self.measure)
+            found, asides, missing = _met(scope, pairs, self._lack)
             if found:
                 return _judged([self._part(one) for one in found], asides)
             lacking.append(missing)
@@ -199,6 +206,14 @@ class Keeps:
             return Network(self.of, self.sparsity, objective, recipe)
         return dense(objective, recipe)
 
+    def _lack(self, network: Network, row: Row) -> str:
+        if lacking := _no_outcome(network, row, self.measure):
+            return lacking
+        if network.method == (self.of or DENSE) and not stacked([row], self.measure).any():
+            measure = MEASURES[self.measure]
+            return f"{measure} above 0 of {network.words} (of nothing no share can be kept)"
+        return ""
+
     def _part(self, together: Together) -> _Part:
         kept, seeds = [], []
         for rows in zip(*together.rows.values(), strict=True):
@@ -206,8 +221,7 @@ class Keeps:
             kept.append(ratio_interval(first, second))
             seeds.append(self._seed(together, rows, kept[-1]))
         mean = hull(kept)
-        known = all(math.isfinite(one.value) for one in kept)
-        holds = known and mean.value >= self.at_least
+        holds = mean.value >= self.at_least
         verdict = self._side(mean, holds)
         if len(kept) == 1:
             said = (sentence(f"{seeds[0]}: {verdict}.", together.every),)
@@ -263,7 +277,7 @@ class Cheaper:
                 [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
                 for recipe, objective in _trainings(scope, self.objectives)
             ]
-            found, asides, missing = _met(scope, pairs, "")
+            found, asides, missing = _met(scope, pairs, _nothing)
             if found:
                 return _judged([_costs(one) for one in found], asides)
             lacking.append(missing)
@@ -334,7 +348,7 @@ class HigherCurve:
                 [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
                 for recipe, objective in _trainings(scope, self.objectives)
             ]
-            found, asides, missing = _met(scope, pairs, "", "aer_robustness")
+            found, asides, missing = _met(scope, pairs, _no_curve)
             if found:
                 return _judged([_curves(one) for one in found], asides)
             lacking.append(missing)
@@ -461,20 +475,35 @@ def _trainings(scope: Scope, objectives: Iterable[str]) -> list[tuple[str, str]]
 
 
 def _met(
-    scope: Scope, pairs: Sequence[Sequence[Network]], measure: str, column: str = ""
+    scope: Scope, pairs: Sequence[Sequence[Network]], lack: _Lack
 ) -> tuple[list[Together], tuple[str, ...], tuple[str, ...]]:
     """Returns the networks that meet, and what is missing for others, beside them or at all."""
     found, missing = [], []
     for pair in pairs:
-        together = scope.together(pair)
-        if together and (lacking := list(_lacking(together, measure, column))):
+        if together := scope.together(pair):
+            seeds, lacking = _complete(together, lack)
             missing += lacking
-        elif together:
-            found.append(together)
+            if seeds:
+                found.append(together.of_seeds(seeds))
         else:
             missing += scope.missing(pair)
     lacks = tuple(dict.fromkeys(missing))
     return (found, lacks, ()) if found else ([], (), lacks)
+
+
+def _complete(together: Together, lack: _Lack) -> tuple[list[int], list[str]]:
+    """Returns the seeds of which no network lacks anything, and in words what the others lack."""
+    without: dict[str, list[int]] = {}
+    for network, rows in together.rows.items():
+        for seed, row in zip(together.seeds, rows, strict=True):
+            if lacking := lack(network, row):
+                without.setdefault(lacking, []).append(seed)
+    gone = {seed for seeds in without.values() for seed in seeds}
+    said = [
+        lacking if len(seeds) == len(together.seeds) else f"{lacking}, {seeds_in_words(seeds)}"
+        for lacking, seeds in without.items()
+    ]
+    return [seed for seed in together.seeds if seed not in gone], said
 
 
 def _fewest(lacking: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -482,12 +511,18 @@ def _fewest(lacking: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return min(reversed(lacking), key=len)
 
 
-def _lacking(together: Together, measure: str, column: str) -> Iterator[str]:
-    for network, rows in together.rows.items():
-        if measure not in ("", "best_known") and any(measure not in r["outcomes"] for r in rows):
-            yield f"{MEASURES[measure]} of {network.words}"
-        if column and not all(math.isfinite(as_number(row.get(column))) for row in rows):
-            yield f"accuracy at several epsilons of {network.words}"
+def _nothing(network: Network, row: Row) -> str:
+    return ""
+
+
+def _no_outcome(network: Network, row: Row, measure: str) -> str:
+    there = measure == "best_known" or measure in row["outcomes"]
+    return "" if there else f"{MEASURES[measure]} of {network.words}"
+
+
+def _no_curve(network: Network, row: Row) -> str:
+    known = math.isfinite(as_number(row.get("aer_robustness")))
+    return "" if known else f"accuracy at several epsilons of {network.words}"
 
 
 def _over_seeds(rows: Sequence[Row], measure: str) -> Estimate:

@@ -1,8 +1,8 @@
 """Rows of a protocol by what they are of, and which of them can be held against each other."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from benchmark.findings.values import level, name
 from benchmark.leaderboard import DENSE, Row, as_number, has_result, rankable, sparsity_of
@@ -74,6 +74,12 @@ class Together:
     def words(self) -> str:
         """Returns the examples in words."""
         return f"{self.examples:,} examples ({self.tier})"
+
+    def of_seeds(self, seeds: Collection[int]) -> "Together":
+        """Returns the rows of some of the seeds."""
+        places = [place for place, seed in enumerate(self.seeds) if seed in seeds]
+        rows = {one: tuple(found[place] for place in places) for one, found in self.rows.items()}
+        return replace(self, seeds=tuple(self.seeds[place] for place in places), rows=rows)
 
 
 @dataclass

@@ -159,3 +159,12 @@ def counted(amount: int, one: str, many: str = "") -> str:
     ('1 seed', '1,200 examples')
     """
     return f"{amount:,} {one if amount == 1 else many or f'{one}s'}"
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Returns which seeds.
+
+    >>> seeds_in_words([1]), seeds_in_words([0, 1, 4])
+    ('seed 1', 'seeds 0, 1 and 4')
+    """
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}"

@@ -208,6 +208,36 @@ def test_certified_accuracy_is_kept_under_certified_training():
     assert claim(rows, "compact-certified").verdict == "reproduced"
 
 
+NOTHING = "certified accuracy above 0 of dense, crown-ibp (of nothing no share can be kept)"
+
+
+def certified(method, right, level, seed=0):
+    measures = {"certified": right}
+    return row(method, N, level, objective="crown-ibp", measures=measures, seed=seed)
+
+
+@pytest.mark.parametrize("right", [0, 40])
+def test_of_nothing_no_share_is_kept(right):
+    rows = [certified("dense", 0, 0.0), certified("hydra", right, 0.9)]
+    found = claim(rows, "hydra-keeps")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    assert found.missing == (NOTHING,)
+
+
+def test_a_seed_whose_dense_network_has_nothing_is_left_out_by_name():
+    rows = [certified("dense", right, 0.0, seed) for seed, right in enumerate((100, 0, 100))]
+    rows += [certified("hydra", right, 0.9, seed) for seed, right in enumerate((100, 60, 94))]
+    found = claim(rows, "hydra-keeps")
+    assert found.verdict == "reproduced"
+    assert f"{NOTHING}, seed 1" in found.asides
+    assert "mean over 2 seeds: 97.0 %" in found.sentences[-1].text
+    assert len(found.sentences) == 3 and len(found.sentences[-1].rows) == 4
+    assert not any("seed1" in name for one in found.sentences for name in one.rows)
+    # Of a single seed there is no mean.
+    [one] = claim(rows[:2] + rows[3:5], "hydra-keeps").sentences
+    assert "seed 0" in one.text and "keeps 100.0 %" in one.text and "mean" not in one.text
+
+
 def test_the_paper_s_settings_of_pwoa_come_before_the_defaults():
     own = "pwoa:lambda-x=0.0002:lambda-y=5e-05"
     rows = [row("dense", 200, 0.0), row("pwoa", 100, 0.75), row(own, 200, 0.75)]
