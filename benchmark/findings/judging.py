@@ -393,19 +393,20 @@ class Steadier:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        parts = []
+        every = []
         for recipe, objective in _trainings(scope, self.objectives):
             schedules = [
                 _schedules(scope, method, self.sparsity, objective, recipe)
                 for method in (self.first, self.second)
             ]
-            ends = sorted(schedules[0].keys() & schedules[1].keys(), key=float)
-            networks = [schedule[end] for schedule in schedules for end in ends]
-            together = scope.together(networks) if len(ends) > 1 else None
-            if together:
-                parts.append(_spreads(together, len(ends)))
-        if parts:
-            return _judged(parts, ())
+            ends = sorted(schedules[0].keys() & schedules[1].keys())
+            if len(ends) > 1:
+                every.append([schedule[end] for schedule in schedules for end in ends])
+        found, asides, missing = _met(scope, every, _no_curve)
+        if found:
+            return _judged([_spreads(one) for one in found], asides)
+        if every:
+            return Judged("not measured here", missing=missing)
         objective = _trainings(scope, self.objectives)[0][1]
         wanted = f"with two or more ends of the schedule, {objective}, {level(self.sparsity)}"
         return Judged(
@@ -429,8 +430,9 @@ def _schedules(
     return max(groups.values(), key=len, default={})
 
 
-def _spreads(together: Together, ends: int) -> _Part:
+def _spreads(together: Together) -> _Part:
     networks = list(together.rows)
+    ends = len(networks) // 2
     halves = networks[:ends], networks[ends:]
     said, spreads = [], []
     for place, seed in enumerate(together.seeds):

@@ -312,6 +312,31 @@ def test_schedules_are_compared_by_their_spread():
     assert claim(rows[:4], "bap-schedule").verdict == "not measured here"
 
 
+def test_schedules_without_a_curve_are_not_compared():
+    """Under a protocol of one epsilon there is no AER."""
+    nothing = (np.nan, np.nan, np.nan)
+    rows = schedules("bap", (200, 204, 208), nothing)
+    rows += schedules("adversarial-gradual", (200, 220, 240), (0.5, 0.52, 0.54))
+    found = claim(rows, "bap-schedule")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    lacking = "accuracy at several epsilons of bap:end={}, adversarial, 90 %"
+    assert found.missing == tuple(lacking.format(end) for end in ("0.2", "0.4", "0.6"))
+    # A seed that has them is compared, and the other one is named.
+    for method in ("bap", "adversarial-gradual"):
+        areas = (0.5, 0.5, 0.5) if method == "bap" else (0.5, 0.52, 0.54)
+        rows += [{**r, "seed": 1} for r in schedules(method, (200, 201, 202), areas)]
+    found = claim(rows, "bap-schedule")
+    assert f"{lacking.format('0.2')}, seed 0" in found.asides
+    assert "mean of 1 seed: robust accuracy" in found.sentences[-1].text
+
+
+def test_an_end_of_a_schedule_may_be_any_word():
+    """Others name their methods; a name is no reason to have no report."""
+    both = itertools.product(("bap", "adversarial-gradual"), ("soon", "late"))
+    rows = [row(f"{method}:end={end}", 200, 0.9, aer_robustness=0.5) for method, end in both]
+    assert claim(rows, "bap-schedule").verdict == "not reproduced"
+
+
 # --- Which rows meet ------------------------------------------------------------------------------
 
 
