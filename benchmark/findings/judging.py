@@ -45,6 +45,9 @@ MEASURES = {
     "smoothed": "accuracy of the smoothed network at its certified radius",
 }
 
+# The device of a budget that nobody knows: its other numbers are zero because they must be numbers.
+NOT_STATED = "not stated"
+
 # An accuracy of this many times that of guessing says little.
 NEAR_CHANCE = 1.5
 
@@ -63,6 +66,10 @@ Judge = Callable[[Scope], Judged]
 
 # What a row of a network lacks for a judgement, in words; empty if nothing.
 _Lack = Callable[[Network, Row], str]
+# Networks that have to meet, mostly a method's and the one it is held against.
+_Pair = Sequence[Network]
+# Those that do; what is missing beside them; what is missing where none do.
+_Met = tuple[list[Together], tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class Better:
         parts = [self._part(one, [next(adjusted) for _ in one.seeds], len(ps)) for one in found]
         return _judged(parts, asides)
 
-    def _found(self, scope: Scope) -> tuple[list[Together], tuple[str, ...], tuple[str, ...]]:
+    def _found(self, scope: Scope) -> _Met:
         pairs = [
             [Network(method, self.sparsity, o, recipe) for method in (self.first, self.second)]
             for recipe, o in _trainings(scope, self.objectives)
@@ -189,17 +196,18 @@ class Keeps:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
+        trainings = _trainings(scope, self.objectives)
+        spellings = [
+            [
                 [Network(method, self.sparsity, objective, recipe), self._base(objective, recipe)]
-                for recipe, objective in _trainings(scope, self.objectives)
+                for recipe, objective in trainings
             ]
-            found, asides, missing = _met(scope, pairs, self._lack)
-            if found:
-                return _judged([self._part(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+            for method in self.methods
+        ]
+        found, asides, missing = _first_met(scope, spellings, self._lack)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([self._part(one) for one in found], asides)
 
     def _base(self, objective: str, recipe: str) -> Network:
         if self.of:
@@ -271,17 +279,10 @@ class Cheaper:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the budgets in the manifest say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
-                [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
-                for recipe, objective in _trainings(scope, self.objectives)
-            ]
-            found, asides, missing = _met(scope, pairs, _nothing)
-            if found:
-                return _judged([_costs(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+        found, asides, missing = _first_met(scope, _spellings(scope, self), _no_budget)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([_costs(one) for one in found], asides)
 
 
 def _costs(together: Together) -> _Part:
@@ -306,19 +307,19 @@ def budget_of(row: Row) -> tuple[float, float, str]:
     """Returns attack steps a batch, hours of prune and finetune, and the device; NaN if unknown."""
     found = row.get("budget")
     budget = found if isinstance(found, dict) else {}
-    numbers = (as_number(budget.get(key)) for key in ("attack_steps", "hours"))
-    steps, hours = numbers
-    return steps, hours, name(budget, "device")
+    device = name(budget, "device")
+    if device == NOT_STATED:
+        return math.nan, math.nan, device
+    return as_number(budget.get("attack_steps")), as_number(budget.get("hours")), device
 
 
 def _spent(steps: float, hours: float) -> str:
-    attack = counted(int(steps), "attack step") if math.isfinite(steps) else "unknown attack steps"
-    return f"{attack} a batch and {hours_in_words(hours)}"
+    return f"{counted(int(steps), 'attack step')} a batch and {hours_in_words(hours)}"
 
 
 def hours_in_words(hours: float) -> str:
     """Returns hours as the manifest keeps them, to a hundredth."""
-    return f"{hours:.2f} h" if math.isfinite(hours) else "an unknown time"
+    return f"{hours:.2f} h"
 
 
 # --- Along epsilon, and over schedules ------------------------------------------------------------
@@ -342,17 +343,10 @@ class HigherCurve:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
-                [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
-                for recipe, objective in _trainings(scope, self.objectives)
-            ]
-            found, asides, missing = _met(scope, pairs, _no_curve)
-            if found:
-                return _judged([_curves(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+        found, asides, missing = _first_met(scope, _spellings(scope, self), _no_curve)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([_curves(one) for one in found], asides)
 
 
 def _curves(together: Together) -> _Part:
@@ -476,9 +470,35 @@ def _trainings(scope: Scope, objectives: Iterable[str]) -> list[tuple[str, str]]
     return found or [(scope.recipes[-1], wanted[0])]
 
 
-def _met(
-    scope: Scope, pairs: Sequence[Sequence[Network]], lack: _Lack
-) -> tuple[list[Together], tuple[str, ...], tuple[str, ...]]:
+def _spellings(scope: Scope, judge: Cheaper | HigherCurve) -> list[list[_Pair]]:
+    """Returns for each spelling of a method its networks, each with the one it is held against."""
+    trainings = _trainings(scope, judge.objectives)
+    return [
+        [
+            [Network(one, judge.sparsity, objective, recipe) for one in (method, judge.other)]
+            for recipe, objective in trainings
+        ]
+        for method in judge.methods
+    ]
+
+
+def _first_met(scope: Scope, spellings: Sequence[Sequence[_Pair]], lack: _Lack) -> _Met:
+    """Returns what `_met` says of the first spelling of a method that meets anybody.
+
+    Where none does, what is missing is told of one that was evaluated, or else of the one that
+    lacks least, the last of equals.
+    """
+    lacking = []
+    for pairs in spellings:
+        found, asides, missing = _met(scope, pairs, lack)
+        if found:
+            return found, asides, ()
+        evaluated = any(all(one in scope.trained for one in pair) for pair in pairs)
+        lacking.append((not evaluated, len(missing), missing))
+    return [], (), min(reversed(lacking), key=lambda one: one[:2])[-1]
+
+
+def _met(scope: Scope, pairs: Sequence[_Pair], lack: _Lack) -> _Met:
     """Returns the networks that meet, and what is missing for others, beside them or at all."""
     found, missing = [], []
     for pair in pairs:
@@ -508,13 +528,9 @@ def _complete(together: Together, lack: _Lack) -> tuple[list[int], list[str]]:
     return [seed for seed in together.seeds if seed not in gone], said
 
 
-def _fewest(lacking: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns what is missing for the spelling of a method that lacks least, the last of equals."""
-    return min(reversed(lacking), key=len)
-
-
-def _nothing(network: Network, row: Row) -> str:
-    return ""
+def _no_budget(network: Network, row: Row) -> str:
+    known = all(math.isfinite(spent) for spent in budget_of(row)[:2])
+    return "" if known else f"attack steps and hours of {network.words} (its entry states none)"
 
 
 def _no_outcome(network: Network, row: Row, measure: str) -> str:

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from report_frame import evidence_frame, make_row
 
-from benchmark.findings import CLAIMS, advice, findings, orders, worth
+from benchmark.findings import CLAIMS, advice, findings, judging, orders, worth
 from benchmark.findings.advice import recommendations
 from benchmark.findings.orders import disagreements
 from benchmark.findings.scope import families, scopes
 from benchmark.leaderboard import rank
+from benchmark.pipeline.entering import NOT_STATED
 
 N = 400
 FORWARDS = np.arange(N)
@@ -267,6 +268,26 @@ def test_cheaper_means_no_attack_and_fewer_hours(budget, verdict):
     assert f"{budget[0]} attack steps a batch and {budget[1]:.2f} h" in found.sentences[0].text
 
 
+@pytest.mark.parametrize("unknown", [(0, 0.0, NOT_STATED), (np.nan, 0.1, "cpu")])
+def test_a_budget_that_nobody_knows_proves_nothing(unknown):
+    rows = [row(method, 200, 0.9, budget=unknown) for method in ("pwoa", "compact-robust")]
+    found = claim(rows, "pwoa-cost")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    lacking = "attack steps and hours of {}, adversarial, 90 % (its entry states none)"
+    assert found.missing == tuple(map(lacking.format, ("pwoa", "compact-robust")))
+    # Seeds whose budgets are known decide.
+    rows.append(row("pwoa", 200, 0.9, budget=(0, 0.1, "cpu"), seed=1))
+    rows.append(row("compact-robust", 200, 0.9, budget=(10, 0.2, "cpu"), seed=1))
+    found = claim(rows, "pwoa-cost")
+    assert found.verdict == "reproduced" and len(found.sentences) == 1
+    assert f"{lacking.format('pwoa')}, seed 0" in found.asides
+
+
+def test_what_an_import_does_not_state_reads_so_here():
+    assert judging.NOT_STATED == NOT_STATED
+    assert all(map(np.isnan, judging.budget_of({"budget": {"device": NOT_STATED, "hours": 0}})[:2]))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(0.51, 0.6, "reproduced"), (0.49, 0.6, "not reproduced"), (0.2, 0.3, "not reproduced")],
@@ -498,6 +519,9 @@ def test_the_cheapest_of_the_first_group_is_named_with_ties():
     rows[0] = row("a", 300, 0.9, budget=(10, 0.01, "gpu"))
     [cheapest] = [text for text in advised(rows) if "cheapest" in text][:1]
     assert "is not said" in cheapest
+    # Hours that nobody knows are not few.
+    rows[0] = row("a", 300, 0.9, budget=(0, 0.0, NOT_STATED))
+    assert not any("cheapest" in text or " 0.00 h" in text for text in advised(rows))
 
 
 def test_a_first_group_is_compared_once_more_on_more_examples():
