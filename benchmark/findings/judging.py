@@ -7,7 +7,7 @@ after Holm for all tests of a claim; kept shares with the interval of a ratio.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from benchmark.datasets import DATASETS
@@ -397,16 +397,25 @@ class Steadier:
             if len(ends) > 1:
                 every.append([schedule[end] for schedule in schedules for end in ends])
         found, asides, missing = _met(scope, every, _no_curve)
+        flagged = self._flagged(scope)
         if found:
-            return _judged([_spreads(one) for one in found], asides)
-        if every:
-            return Judged("not measured here", missing=missing)
-        objective = _trainings(scope, self.objectives)[0][1]
-        wanted = f"with two or more ends of the schedule, {objective}, {level(self.sparsity)}"
-        return Judged(
-            "not measured here",
-            missing=tuple(f"{method}:end=… {wanted}" for method in (self.first, self.second)),
-        )
+            return _judged([_spreads(one) for one in found], (*asides, *flagged))
+        if not every:
+            objective = _trainings(scope, self.objectives)[0][1]
+            wanted = f"with two or more ends of the schedule, {objective}, {level(self.sparsity)}"
+            missing = tuple(f"{one}:end=… {wanted}" for one in (self.first, self.second))
+        return Judged("not measured here", missing=(*missing, *flagged))
+
+    def _flagged(self, scope: Scope) -> list[str]:
+        """Returns in words the ends of either schedule that flags keep out."""
+        ends = [
+            network
+            for recipe, objective in _trainings(scope, self.objectives)
+            for network in scope.flagged
+            for method in (self.first, self.second)
+            if _end(network, Network(method, self.sparsity, objective, recipe))
+        ]
+        return [words for network in ends for words in scope.missing([network])]
 
 
 def _schedules(
@@ -415,13 +424,24 @@ def _schedules(
     """Returns networks of a method by the end of their schedule, all other settings alike."""
     groups: dict[str, dict[str, Network]] = {}
     for network in scope.trained:
-        base, *settings = network.method.split(":")
-        own = (network.sparsity, network.objective, network.recipe, network.structure)
-        end = [one.removeprefix("end=") for one in settings if one.startswith("end=")]
-        if base == method and own == (sparsity, objective, recipe, "unstructured") and end:
-            rest = ":".join(one for one in settings if not one.startswith("end="))
-            groups.setdefault(rest, {})[end[0]] = network
+        if found := _end(network, Network(method, sparsity, objective, recipe)):
+            rest, end = found
+            groups.setdefault(rest, {})[end] = network
     return max(groups.values(), key=len, default={})
+
+
+def _end(network: Network, plain: Network) -> tuple[str, str] | None:
+    """Returns the other settings of a method and the end of its schedule; None without an end.
+
+    Args:
+        network: to look at.
+        plain: what it is to be, but for its settings.
+    """
+    base, *settings = network.method.split(":")
+    end = [one.removeprefix("end=") for one in settings if one.startswith("end=")]
+    if not end or replace(network, method=base) != plain:
+        return None
+    return ":".join(one for one in settings if not one.startswith("end=")), end[0]
 
 
 def _spreads(together: Together) -> _Part:
@@ -485,14 +505,17 @@ def _spellings(scope: Scope, judge: Cheaper | HigherCurve) -> list[list[_Pair]]:
 def _first_met(scope: Scope, spellings: Sequence[Sequence[_Pair]], lack: _Lack) -> _Met:
     """Returns what `_met` says of the first spelling of a method that meets anybody.
 
-    Where none does, what is missing is told of one that was evaluated, or else of the one that
-    lacks least, the last of equals.
+    Flags that cost a spelling before it its place are told beside it. Where none meets anybody,
+    what is missing is told of one that was evaluated, or else of the one that lacks least, the last
+    of equals.
     """
     lacking = []
+    passed: list[str] = []
     for pairs in spellings:
         found, asides, missing = _met(scope, pairs, lack)
         if found:
-            return found, asides, ()
+            return found, tuple(dict.fromkeys((*asides, *passed))), ()
+        passed += _met(scope, [pair for pair in pairs if pair[0] in scope.apart], lack)[-1]
         evaluated = any(all(one in scope.trained for one in pair) for pair in pairs)
         lacking.append((not evaluated, len(missing), missing))
     return [], (), min(reversed(lacking), key=lambda one: one[:2])[-1]
@@ -500,11 +523,12 @@ def _first_met(scope: Scope, spellings: Sequence[Sequence[_Pair]], lack: _Lack) 
 
 def _met(scope: Scope, pairs: Sequence[_Pair], lack: _Lack) -> _Met:
     """Returns the networks that meet, and what is missing for others, beside them or at all."""
-    found, missing = [], []
+    found: list[Together] = []
+    missing: list[str] = []
     for pair in pairs:
         if together := scope.together(pair):
             seeds, lacking = _complete(together, lack)
-            missing += lacking
+            missing += (*lacking, *scope.dropped(together))
             if seeds:
                 found.append(together.of_seeds(seeds))
         else:

@@ -137,8 +137,7 @@ def test_rows_of_other_seeds_never_meet():
 
 
 def test_a_flagged_row_is_no_evidence():
-    flagged = "zero-gradients at 31.0 %, tolerated up to 5.0 %"
-    rows = [row("hydra", 300, unrankable=flagged), row("lwm-layerwise", 200)]
+    rows = [row("hydra", 300, unrankable=FLAG), row("lwm-layerwise", 200)]
     found = claim(rows, "hydra-99")
     assert found.verdict == "not measured here"
     assert "flagged" in found.missing[0]
@@ -356,6 +355,90 @@ def test_an_end_of_a_schedule_may_be_any_word():
     both = itertools.product(("bap", "adversarial-gradual"), ("soon", "late"))
     rows = [row(f"{method}:end={end}", 200, 0.9, aer_robustness=0.5) for method, end in both]
     assert claim(rows, "bap-schedule").verdict == "not reproduced"
+
+
+# --- Flags ----------------------------------------------------------------------------------------
+
+FLAG = "zero-gradients at 31.0 %, tolerated up to 5.0 %"
+WITHOUT = "(evaluated, but flagged and without a rank)"
+
+
+def test_a_flagged_seed_is_left_out_by_name():
+    both = itertools.product(("hydra", "lwm-layerwise"), (0, 1, 2))
+    rows = [row(method, 300 if method == "hydra" else 200, seed=seed) for method, seed in both]
+    rows[1]["unrankable"] = rows[2]["unrankable"] = rows[5]["unrankable"] = FLAG
+    found = claim(rows, "hydra-99")
+    assert found.verdict == "reproduced" and len(found.sentences) == 1
+    assert f"hydra, adversarial, 99 %, seeds 1 and 2 {WITHOUT}" in found.asides
+    assert f"lwm-layerwise, adversarial, 99 %, seed 2 {WITHOUT}" in found.asides
+
+
+def test_a_seed_that_is_flagged_on_the_examples_compared_is_named():
+    """Its full tier stands, but the quick one has more seeds."""
+    both = itertools.product(("hydra", "lwm-layerwise"), (0, 1, 2))
+    rows = [row(method, 90, examples=100, tier="quick", seed=seed) for method, seed in both]
+    rows[2]["unrankable"] = FLAG
+    rows += [row(method, 300, seed=2) for method in ("hydra", "lwm-layerwise")]
+    found = claim(rows, "hydra-99")
+    named = "hydra, adversarial, 99 %, seed 2 (flagged on 100 examples (quick))"
+    assert found.asides[0] == named
+    # Where its full tier is what is compared there is nothing to tell.
+    rows += [row(method, 300, seed=0) for method in ("hydra", "lwm-layerwise")]
+    found = claim(rows, "hydra-99")
+    assert "(full)" in found.sentences[0].text and named not in found.asides
+
+
+def test_a_flag_in_the_largest_tier_takes_the_smaller_ones_with_it():
+    rows = [row("hydra", 90, examples=100, tier="quick"), row("hydra", 300, unrankable=FLAG)]
+    other = row("lwm-layerwise", 50, examples=100, tier="quick")
+    found = claim([*rows, other], "hydra-99")
+    assert found.verdict == "not measured here"
+    assert found.missing == (f"hydra, adversarial, 99 % {WITHOUT}",)
+    # A flag in the smaller one takes none.
+    rows = [row("hydra", 90, examples=100, tier="quick", unrankable=FLAG), row("hydra", 300)]
+    rows.append(row("lwm-layerwise", 200))
+    assert claim(rows, "hydra-99").verdict == "reproduced"
+
+
+def test_a_flag_in_the_largest_tier_counts_in_every_section():
+    rows = cell((80, 20), (50, 40), examples=100, tier="quick")
+    rows.append(row("a", 300, 0.9, unrankable=FLAG))
+    assert disagreements(rank(pd.DataFrame(rows)).to_dict("records")) is None
+    assert all(
+        one.rows == (rows[1]["checkpoint_id"],)
+        for one in section(rows, "limits").findings[0].sentences
+    )
+    assert not worth(rank(pd.DataFrame([rows[0], rows[-1]])).to_dict("records"))
+
+
+def test_flagged_seeds_that_keep_networks_apart_are_named():
+    rows = [row("hydra", 300, seed=0, unrankable=FLAG), row("hydra", 300, seed=1)]
+    rows.append(row("lwm-layerwise", 200, seed=0))
+    never, flagged = claim(rows, "hydra-99").missing
+    assert never.startswith("a seed of hydra")
+    assert flagged == f"hydra, adversarial, 99 %, seed 0 {WITHOUT}"
+
+
+def test_settings_that_a_flag_passes_over_are_named():
+    own = "pwoa:lambda-x=0.0002:lambda-y=5e-05"
+    rows = [row("dense", 200, 0.0), row("pwoa", 200, 0.75), row(own, 200, 0.75, unrankable=FLAG)]
+    found = claim(rows, "pwoa")
+    assert found.verdict == "reproduced" and "pwoa at 75 %" in found.sentences[0].text
+    assert f"{own}, adversarial, 75 % {WITHOUT}" in found.asides
+
+
+def test_flagged_ends_of_a_schedule_are_named():
+    rows = schedules("bap", (200, 204, 208), (0.5, 0.51, 0.52))
+    rows += schedules("adversarial-gradual", (200, 220, 240), (0.5, 0.52, 0.54))
+    rows[2]["unrankable"] = FLAG
+    found = claim(rows, "bap-schedule")
+    assert found.verdict == "reproduced"
+    assert "end=0.6" not in " ".join(one.text for one in found.sentences)
+    named = f"bap:end=0.6, adversarial, 90 % {WITHOUT}"
+    assert found.asides == (named,)
+    rows[1]["unrankable"] = FLAG
+    found = claim(rows, "bap-schedule")
+    assert found.verdict == "not measured here" and named in found.missing
 
 
 # --- Which rows meet ------------------------------------------------------------------------------
