@@ -148,7 +148,7 @@ class Scope:
     def dropped(self, together: Together) -> tuple[str, ...]:
         """Returns in words which seeds flags keep out of a comparison."""
         found: list[str] = []
-        sample = _sample(together.every[0])
+        sample = sample_of(together.every[0])
         for network in together.rows:
             found += self._without_rank(network)
             counted = self.trained[network].keys() - together.seeds
@@ -190,7 +190,7 @@ def standing(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 
 def _checkpoint(row: Row) -> tuple[object, ...]:
     """Returns what the tiers of one network have in common."""
-    return str(row.get("protocol_digest")), name(row, "architecture"), network_of(row), _seed(row)
+    return str(row.get("protocol_digest")), name(row, "architecture"), network_of(row), seed_of(row)
 
 
 def _samples(trained: Trained) -> dict[Examples, Row]:
@@ -268,13 +268,15 @@ def dense(objective: str, recipe: str) -> Network:
 
 def _add(networks: dict[Network, Trained], row: Row) -> None:
     seeds = networks.setdefault(network_of(row), {})
-    seeds.setdefault(_seed(row), {}).setdefault(_sample(row), row)
+    seeds.setdefault(seed_of(row), {}).setdefault(sample_of(row), row)
 
 
-def _sample(row: Row) -> Examples:
+def sample_of(row: Row) -> Examples:
+    """Returns what a row is over."""
     return name(row, "tier"), str(row.get("data_digest"))
 
 
-def _seed(row: Row) -> int:
+def seed_of(row: Row) -> int:
+    """Returns the seed of a row's training; 0 where it states none."""
     seed = as_number(row.get("seed"))
     return int(seed) if math.isfinite(seed) else 0

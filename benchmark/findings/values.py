@@ -40,8 +40,8 @@ class Finding:
         source: who makes it, and the figures printed there.
         counts_as: what counts as reproduced, fixed whatever the rows say.
         missing: networks without which nothing can be said.
-        asides: what further networks would be needed for other parts of the same question, and which
-            seeds are left out, with the reason.
+        asides: what further networks would be needed for other parts of the same question, and
+            which seeds are left out, with the reason.
     """
 
     key: str

@@ -592,6 +592,52 @@ def test_a_row_without_a_rank_is_never_recommended():
     assert not any("liar" in text for text in said_[:-1])
 
 
+def kept_out(rows):
+    return [text for text in advised(rows) if text.startswith("Not considered")]
+
+
+def test_a_network_that_is_considered_is_not_said_to_be_left_out():
+    """Its quick tier is flagged, but the full one is what was compared."""
+    rows = cell((300, 200), (200, 100))
+    quick = {"examples": 100, "tier": "quick", "unrankable": FLAG}
+    rows.append(row("a", 90, 0.9, **quick))
+    assert kept_out(rows) == []
+    # Nor one that stands elsewhere and was flagged elsewhere.
+    rows += [row("c", 300, 0.9, examples=200, tier="standard"), row("c", 90, 0.9, **quick)]
+    assert kept_out(rows) == []
+    # One that nothing stands for is, wherever it was flagged.
+    rows.append(row("d", 90, 0.9, **quick))
+    [text] = kept_out(rows)
+    assert text == "Not considered, since flags cost them their rank: d (adversarial, digits-1)."
+
+
+def test_of_a_setting_whose_other_seeds_stand_the_flagged_ones_are_named():
+    rows = [r for seed in (0, 1, 2) for r in cell((300, 200), (200, 100), seed=seed)]
+    rows[0]["unrankable"] = rows[4]["unrankable"] = rows[5]["unrankable"] = FLAG
+    [text] = kept_out(rows)
+    first, second = "seeds 0 and 2 of a (adversarial, digits-1)", "seed 2 of b"
+    assert f"their rank: {first} and {second} (" in text
+
+
+def test_a_network_that_its_largest_tier_flags_is_never_recommended():
+    rows = cell((90, 20), (50, 40), examples=100, tier="quick")
+    rows.append(row("a", 300, 0.9, unrankable=FLAG))
+    first, *_ = advised(rows)
+    assert first.startswith("The only network with a rank is b (")
+    assert kept_out(rows)[0].endswith("their rank: a (adversarial, digits-1).")
+
+
+def test_who_is_left_out_is_said_by_outcome_where_that_differs():
+    """Most networks have certificates on the quick examples alone, where one is flagged."""
+    rows = cell((300, 200), (200, 100), (100, 50))
+    for one in rows:
+        del one["outcomes"]["certified"]
+    quick = cell((90, 20), (50, 40), examples=100, tier="quick")
+    quick[0]["unrankable"] = FLAG
+    [text] = kept_out([*rows, *quick])
+    assert text.startswith("Not considered for certified accuracy, since") and "a (" in text
+
+
 def test_the_cheapest_of_the_first_group_is_named_with_ties():
     hours = {"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.01}
     rights = {"a": 300, "b": 299, "c": 298, "d": 100}
