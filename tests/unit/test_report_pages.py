@@ -381,6 +381,21 @@ def test_a_sparsity_at_which_nothing_was_trained_is_told_once():
     assert table.note == "No network of this training was evaluated at 90 %."
 
 
+def test_what_was_not_evaluated_is_told_of_its_structure_alone(monkeypatch):
+    """Nothing is said to be missing that stands in the table of another structure."""
+    monkeypatch.setitem(GRID, "filter", (0.0, 0.5, 0.9))
+    weights, filters = made(level=0.9), made(level=0.5, structure="filter")
+    plain, pruned = covered([weights, filters]).tables
+    single = "No network of this training with single weights pruned was evaluated"
+    assert plain.note == f"{single} at 50 %."
+    assert pruned.note == "No network of this training with pruned filters was evaluated at 90 %."
+    # Where filters alone were pruned.
+    plain, _ = covered([made("dense", 0.0), filters]).tables
+    assert plain.lines == () and plain.note == f"{single} yet: snip, lwm-global could be."
+    [plain] = covered([made("dense", 0.0)]).tables
+    assert plain.note.startswith("No pruned network of this training was evaluated yet: ")
+
+
 def test_a_row_without_a_result_says_why():
     failed = make_row("lwm-global", 0.9, status="failed", reason="out of memory", examples=np.nan)
     [table] = covered([failed, made("snip")]).tables
