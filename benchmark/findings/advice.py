@@ -256,8 +256,8 @@ def _placed(group: Sequence[Row], rows: Sequence[Row], outcome: str) -> Sentence
     if len(rows) == 1:
         where = f"{counts[1]:,} examples ({name(best, 'tier')})"
         text = (
-            f"The only network with a rank is {_setting(best)}, seed {name(best, 'seed', 20)}, "
-            f"with a {_WORDS[outcome]} accuracy of {share(measured)} on {where}."
+            f"The only network with a rank and a {_WORDS[outcome]} accuracy on {where} is "
+            f"{_setting(best)}, seed {name(best, 'seed', 20)}, at {share(measured)}."
         )
         return sentence(text, group)
     if len(group) == 1:

@@ -623,7 +623,7 @@ def test_a_network_that_its_largest_tier_flags_is_never_recommended():
     rows = cell((90, 20), (50, 40), examples=100, tier="quick")
     rows.append(row("a", 300, 0.9, unrankable=FLAG))
     first, *_ = advised(rows)
-    assert first.startswith("The only network with a rank is b (")
+    assert first.startswith("The only network with a rank") and " is b (" in first
     assert kept_out(rows)[0].endswith("their rank: a (adversarial, digits-1).")
 
 
@@ -674,7 +674,11 @@ def test_what_is_kept_compares_with_the_dense_network_of_the_same_training():
 
 def test_a_single_network_beats_nobody():
     robust, *_ = advised(cell((300, 200)))
-    assert robust.startswith("The only network with a rank is a (") and "75.0 % [" in robust
+    assert robust.startswith("The only network with a rank and a robust accuracy on 400 examples")
+    assert "is a (" in robust and "75.0 % [" in robust
+    # It is not the only one with a rank where others were evaluated on other examples.
+    rows = [*cell((300, 200)), row("b", 90, 0.9, examples=100, tier="quick")]
+    assert "with a rank is" not in advised(rows)[0]
 
 
 def test_levels_without_rows_have_no_advice():
