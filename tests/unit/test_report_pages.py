@@ -297,6 +297,17 @@ def test_a_verdict_stands_below_what_counts(site):
         assert ("missing" in article) == (sentence < 0)
 
 
+def test_seeds_that_a_flag_keeps_out_stand_beside_the_verdict(tmp_path):
+    both = [(method, seed) for method in ("hydra", "lwm-layerwise") for seed in (0, 1)]
+    rows = [made(method, 0.99, seed=seed) for method, seed in both]
+    rows[1]["unrankable"] = "zero-gradients at 31.0 %"
+    render(pd.DataFrame(rows), tmp_path, PAGES)
+    page = (tmp_path / "digits-linf" / "findings.html").read_text()
+    article, *_ = re.findall("<article.*?</article>", page, re.DOTALL)
+    assert "hydra, adversarial, 99\u00a0%, seed 1 (evaluated, but flagged" in article
+    assert article.count('class="finding"') == 1
+
+
 def test_without_a_pruned_network_there_are_no_findings(tmp_path):
     render(board_frame().head(2), tmp_path, PAGES)
     folder = tmp_path / "digits-linf"
