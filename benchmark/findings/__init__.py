@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from benchmark.findings.advice import recommendations
 from benchmark.findings.orders import disagreements
 from benchmark.findings.papers import CLAIMS
-from benchmark.findings.scope import Scope, scopes
+from benchmark.findings.scope import Scope, scopes, standing
 from benchmark.findings.values import (
     Finding,
     Findings,
@@ -23,14 +23,14 @@ from benchmark.findings.values import (
     name,
     sentence,
 )
-from benchmark.leaderboard import Row, bucket, rankable, sparsity_of
+from benchmark.leaderboard import Row, bucket, sparsity_of
 
 __all__ = ["CLAIMS", "Finding", "Findings", "Section", "Sentence", "Verdict", "findings", "worth"]
 
 
 def worth(rows: Iterable[Row]) -> bool:
-    """Returns whether there is something to say: a pruned network that may be ranked."""
-    return any(rankable(row) and bucket(sparsity_of(row)) > 0 for row in rows)
+    """Returns whether there is something to say: a pruned network whose rows count."""
+    return any(bucket(sparsity_of(row)) > 0 for row in standing(rows)[0])
 
 
 def findings(rows: Iterable[Row]) -> Findings:
@@ -94,7 +94,7 @@ def _claims_of(scope: Scope, number: int) -> Section:
 
 def _limits(rows: Sequence[Row]) -> Section | None:
     """Returns how far the findings reach."""
-    used = [row for row in rows if rankable(row)]
+    used, _ = standing(rows)
     if not used:
         return None
     data = listed(sorted({name(row, "dataset") for row in used})[:5])

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmark.findings.judging import budget_of, hours_in_words
-from benchmark.findings.scope import UNSTRUCTURED
+from benchmark.findings.scope import UNSTRUCTURED, Examples, sample_of, seed_of, standing
 from benchmark.findings.values import (
     Finding,
     Section,
@@ -21,6 +21,7 @@ from benchmark.findings.values import (
     level,
     listed,
     name,
+    seeds_in_words,
     sentence,
     share,
 )
@@ -31,8 +32,6 @@ from benchmark.leaderboard import (
     Row,
     as_number,
     bucket,
-    has_result,
-    rankable,
     sparsity_of,
     stacked,
 )
@@ -45,8 +44,7 @@ MOST_NETWORKS, MOST_NAMED = 8, 8
 
 _WORDS = {"best_known": "robust", "certified": "certified"}
 
-_Examples = tuple[str, str]
-_Samples = dict[_Examples, list[Row]]
+_Samples = dict[Examples, list[Row]]
 # Digest of the protocol, architecture and structure.
 _Network = tuple[str, str, str]
 
@@ -60,17 +58,18 @@ def recommendations(rows: Iterable[Row]) -> Section | None:
     cells: dict[_Network, dict[float, _Samples]] = {}
     parents: dict[tuple[str, ...], Row] = {}
     flagged: dict[tuple[_Network, float], list[Row]] = {}
-    for row in rows:
-        network, at = _network(row), bucket(sparsity_of(row))
-        if not has_result(row) or _sanity(row):
-            continue
-        if row["method"] == DENSE and rankable(row):
+    counted, apart = standing(rows)
+    for row in counted:
+        at = bucket(sparsity_of(row))
+        if row["method"] == DENSE:
             parents.setdefault(_parent_of(row), row)
-        elif at in LEVELS and not rankable(row):
-            flagged.setdefault((network, at), []).append(row)
-        elif at in LEVELS:
-            sample = name(row, "tier"), str(row.get("data_digest"))
-            cells.setdefault(network, {}).setdefault(at, {}).setdefault(sample, []).append(row)
+        elif at in LEVELS and not _sanity(row):
+            samples = cells.setdefault(_network(row), {}).setdefault(at, {})
+            samples.setdefault(sample_of(row), []).append(row)
+    for row in apart:
+        at = bucket(sparsity_of(row))
+        if row["method"] != DENSE and at in LEVELS and not _sanity(row):
+            flagged.setdefault((_network(row), at), []).append(row)
     found = sorted(cells.items(), key=lambda one: (-_size(one[1]), one[0]))
     findings = [
         _finding(samples, at, parents, flagged.get((network, at), []))
@@ -122,22 +121,80 @@ def _finding(
     said: list[Sentence] = []
     for outcome in _WORDS:
         said += _first(samples, outcome, parents)
-    if flagged:
-        settings = _settings(flagged)
-        text = f"Not considered, since flags cost them their rank: {_cut(list(settings))}."
-        said.append(sentence(text, flagged))
+    said += _not_considered(samples, flagged)
     where = f"{level(at)}{unit}, {name(row, 'architecture')}"
     return Finding(key=where, title=where, sentences=tuple(said))
+
+
+def _not_considered(samples: _Samples, flagged: Sequence[Row]) -> Iterable[Sentence]:
+    """Yields which networks flags keep out, once where they are the same for every outcome."""
+    found: dict[tuple[str, ...], tuple[list[str], list[Row]]] = {}
+    for outcome, word in _WORDS.items():
+        if chosen := _chosen(samples, outcome):
+            rows = _kept_out(samples, chosen, flagged)
+            ids = tuple(name(row, "checkpoint_id", 300) for row in rows)
+            found.setdefault(ids, ([], rows))[0].append(word)
+    for words, rows in found.values():
+        if rows:
+            about = f" for {listed(words)} accuracy" if len(found) > 1 else ""
+            named = _cut(_with_seeds(samples, rows))
+            text = f"Not considered{about}, since flags cost them their rank: {named}."
+            yield sentence(text, rows)
+
+
+def _kept_out(samples: _Samples, chosen: Examples, flagged: Iterable[Row]) -> list[Row]:
+    """Returns flagged rows of networks that nothing stands for among the chosen examples.
+
+    One that stands on other examples and was not flagged on these is no flag's loss: nobody
+    evaluated it here.
+    """
+    here = set(map(_trained, samples[chosen]))
+    anywhere = {_trained(row) for rows in samples.values() for row in rows}
+    return [
+        row
+        for row in flagged
+        if _trained(row) not in here and (_trained(row) not in anywhere or sample_of(row) == chosen)
+    ]
+
+
+def _with_seeds(samples: _Samples, gone: Sequence[Row]) -> list[str]:
+    """Returns the settings of rows, with their seeds where other seeds of the setting stand."""
+    absent = set(map(_trained, gone))
+    stand = {_trained(row) for rows in samples.values() for row in rows} - absent
+    partly = {setting for setting, _ in stand}
+    seeds: dict[str, set[int]] = {}
+    for setting, seed in absent:
+        seeds.setdefault(setting, set()).add(seed)
+    return [
+        f"{seeds_in_words(sorted(seeds[setting]))} of {setting}" if setting in partly else setting
+        for setting in _settings(gone)
+    ]
+
+
+def _trained(row: Row) -> tuple[str, int]:
+    return _setting(row), seed_of(row)
+
+
+def _chosen(samples: _Samples, outcome: str) -> Examples | None:
+    """Returns the examples on which most networks have an outcome, of these the most."""
+    every = {key: _having(rows, outcome) for key, rows in samples.items()}
+    best = max(every, key=lambda key: _worth(every[key]), default=None)
+    return best if best and every[best] else None
+
+
+def _having(rows: Iterable[Row], outcome: str) -> list[Row]:
+    return [row for row in rows if outcome in row["outcomes"]]
 
 
 def _first(
     samples: _Samples, outcome: str, parents: Mapping[tuple[str, ...], Row]
 ) -> Iterable[Sentence]:
     """Yields who comes first by an outcome, what that costs and what it keeps."""
-    every = {key: [r for r in rows if outcome in r["outcomes"]] for key, rows in samples.items()}
-    rows = max(every.values(), key=_worth, default=[])
-    if not rows:
+    chosen = _chosen(samples, outcome)
+    if not chosen:
         return
+    every = {key: _having(rows, outcome) for key, rows in samples.items()}
+    rows = every[chosen]
     group = _group(rows, outcome)
     yield _placed(group, rows, outcome)
     ids = {name(row, "checkpoint_id", 300) for row in group}
@@ -199,8 +256,8 @@ def _placed(group: Sequence[Row], rows: Sequence[Row], outcome: str) -> Sentence
     if len(rows) == 1:
         where = f"{counts[1]:,} examples ({name(best, 'tier')})"
         text = (
-            f"The only network with a rank is {_setting(best)}, seed {name(best, 'seed', 20)}, "
-            f"with a {_WORDS[outcome]} accuracy of {share(measured)} on {where}."
+            f"The only network with a rank and a {_WORDS[outcome]} accuracy on {where} is "
+            f"{_setting(best)}, seed {name(best, 'seed', 20)}, at {share(measured)}."
         )
         return sentence(text, group)
     if len(group) == 1:

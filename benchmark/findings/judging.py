@@ -6,8 +6,8 @@ after Holm for all tests of a claim; kept shares with the interval of a ratio.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from benchmark.datasets import DATASETS
@@ -22,10 +22,11 @@ from benchmark.findings.values import (
     percent,
     points,
     probability,
+    seeds_in_words,
     sentence,
     share,
 )
-from benchmark.leaderboard import SIGNIFICANCE, Row, as_number, best_known, stacked
+from benchmark.leaderboard import DENSE, SIGNIFICANCE, Row, as_number, best_known, stacked
 from benchmark.statistics import (
     Bools,
     Estimate,
@@ -44,6 +45,9 @@ MEASURES = {
     "smoothed": "accuracy of the smoothed network at its certified radius",
 }
 
+# The device of a budget that nobody knows: its other numbers are zero because they must be numbers.
+NOT_STATED = "not stated"
+
 # An accuracy of this many times that of guessing says little.
 NEAR_CHANCE = 1.5
 
@@ -59,6 +63,13 @@ class Judged:
 
 
 Judge = Callable[[Scope], Judged]
+
+# What a row of a network lacks for a judgement, in words; empty if nothing.
+_Lack = Callable[[Network, Row], str]
+# Networks that have to meet, mostly a method's and the one it is held against.
+_Pair = Sequence[Network]
+# Those that do; what is missing beside them; what is missing where none do.
+_Met = tuple[list[Together], tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -102,12 +113,15 @@ class Better:
         parts = [self._part(one, [next(adjusted) for _ in one.seeds], len(ps)) for one in found]
         return _judged(parts, asides)
 
-    def _found(self, scope: Scope) -> tuple[list[Together], tuple[str, ...], tuple[str, ...]]:
+    def _found(self, scope: Scope) -> _Met:
         pairs = [
             [Network(method, self.sparsity, o, recipe) for method in (self.first, self.second)]
             for recipe, o in _trainings(scope, self.objectives)
         ]
-        return _met(scope, pairs, self.measure)
+        return _met(scope, pairs, self._lack)
+
+    def _lack(self, network: Network, row: Row) -> str:
+        return _no_outcome(network, row, self.measure)
 
     def _pair(self, together: Together, place: int) -> Bools:
         rows = [rows[place] for rows in together.rows.values()]
@@ -182,22 +196,31 @@ class Keeps:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
+        trainings = _trainings(scope, self.objectives)
+        spellings = [
+            [
                 [Network(method, self.sparsity, objective, recipe), self._base(objective, recipe)]
-                for recipe, objective in _trainings(scope, self.objectives)
+                for recipe, objective in trainings
             ]
-            found, asides, missing = _met(scope, pairs, self.measure)
-            if found:
-                return _judged([self._part(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+            for method in self.methods
+        ]
+        found, asides, missing = _first_met(scope, spellings, self._lack)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([self._part(one) for one in found], asides)
 
     def _base(self, objective: str, recipe: str) -> Network:
         if self.of:
             return Network(self.of, self.sparsity, objective, recipe)
         return dense(objective, recipe)
+
+    def _lack(self, network: Network, row: Row) -> str:
+        if lacking := _no_outcome(network, row, self.measure):
+            return lacking
+        if network.method == (self.of or DENSE) and not stacked([row], self.measure).any():
+            measure = MEASURES[self.measure]
+            return f"{measure} above 0 of {network.words} (of nothing no share can be kept)"
+        return ""
 
     def _part(self, together: Together) -> _Part:
         kept, seeds = [], []
@@ -206,8 +229,7 @@ class Keeps:
             kept.append(ratio_interval(first, second))
             seeds.append(self._seed(together, rows, kept[-1]))
         mean = hull(kept)
-        known = all(math.isfinite(one.value) for one in kept)
-        holds = known and mean.value >= self.at_least
+        holds = mean.value >= self.at_least
         verdict = self._side(mean, holds)
         if len(kept) == 1:
             said = (sentence(f"{seeds[0]}: {verdict}.", together.every),)
@@ -257,17 +279,10 @@ class Cheaper:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the budgets in the manifest say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
-                [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
-                for recipe, objective in _trainings(scope, self.objectives)
-            ]
-            found, asides, missing = _met(scope, pairs, "")
-            if found:
-                return _judged([_costs(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+        found, asides, missing = _first_met(scope, _spellings(scope, self), _no_budget)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([_costs(one) for one in found], asides)
 
 
 def _costs(together: Together) -> _Part:
@@ -292,19 +307,19 @@ def budget_of(row: Row) -> tuple[float, float, str]:
     """Returns attack steps a batch, hours of prune and finetune, and the device; NaN if unknown."""
     found = row.get("budget")
     budget = found if isinstance(found, dict) else {}
-    numbers = (as_number(budget.get(key)) for key in ("attack_steps", "hours"))
-    steps, hours = numbers
-    return steps, hours, name(budget, "device")
+    device = name(budget, "device")
+    if device == NOT_STATED:
+        return math.nan, math.nan, device
+    return as_number(budget.get("attack_steps")), as_number(budget.get("hours")), device
 
 
 def _spent(steps: float, hours: float) -> str:
-    attack = counted(int(steps), "attack step") if math.isfinite(steps) else "unknown attack steps"
-    return f"{attack} a batch and {hours_in_words(hours)}"
+    return f"{counted(int(steps), 'attack step')} a batch and {hours_in_words(hours)}"
 
 
 def hours_in_words(hours: float) -> str:
     """Returns hours as the manifest keeps them, to a hundredth."""
-    return f"{hours:.2f} h" if math.isfinite(hours) else "an unknown time"
+    return f"{hours:.2f} h"
 
 
 # --- Along epsilon, and over schedules ------------------------------------------------------------
@@ -328,17 +343,10 @@ class HigherCurve:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        lacking = []
-        for method in self.methods:
-            pairs = [
-                [Network(one, self.sparsity, objective, recipe) for one in (method, self.other)]
-                for recipe, objective in _trainings(scope, self.objectives)
-            ]
-            found, asides, missing = _met(scope, pairs, "", "aer_robustness")
-            if found:
-                return _judged([_curves(one) for one in found], asides)
-            lacking.append(missing)
-        return Judged("not measured here", missing=_fewest(lacking))
+        found, asides, missing = _first_met(scope, _spellings(scope, self), _no_curve)
+        if not found:
+            return Judged("not measured here", missing=missing)
+        return _judged([_curves(one) for one in found], asides)
 
 
 def _curves(together: Together) -> _Part:
@@ -379,25 +387,35 @@ class Steadier:
 
     def __call__(self, scope: Scope) -> Judged:
         """Returns what the rows say."""
-        parts = []
+        every = []
         for recipe, objective in _trainings(scope, self.objectives):
             schedules = [
                 _schedules(scope, method, self.sparsity, objective, recipe)
                 for method in (self.first, self.second)
             ]
-            ends = sorted(schedules[0].keys() & schedules[1].keys(), key=float)
-            networks = [schedule[end] for schedule in schedules for end in ends]
-            together = scope.together(networks) if len(ends) > 1 else None
-            if together:
-                parts.append(_spreads(together, len(ends)))
-        if parts:
-            return _judged(parts, ())
-        objective = _trainings(scope, self.objectives)[0][1]
-        wanted = f"with two or more ends of the schedule, {objective}, {level(self.sparsity)}"
-        return Judged(
-            "not measured here",
-            missing=tuple(f"{method}:end=… {wanted}" for method in (self.first, self.second)),
-        )
+            ends = sorted(schedules[0].keys() & schedules[1].keys())
+            if len(ends) > 1:
+                every.append([schedule[end] for schedule in schedules for end in ends])
+        found, asides, missing = _met(scope, every, _no_curve)
+        flagged = self._flagged(scope)
+        if found:
+            return _judged([_spreads(one) for one in found], (*asides, *flagged))
+        if not every:
+            objective = _trainings(scope, self.objectives)[0][1]
+            wanted = f"with two or more ends of the schedule, {objective}, {level(self.sparsity)}"
+            missing = tuple(f"{one}:end=… {wanted}" for one in (self.first, self.second))
+        return Judged("not measured here", missing=(*missing, *flagged))
+
+    def _flagged(self, scope: Scope) -> list[str]:
+        """Returns in words the ends of either schedule that flags keep out."""
+        ends = [
+            network
+            for recipe, objective in _trainings(scope, self.objectives)
+            for network in scope.flagged
+            for method in (self.first, self.second)
+            if _end(network, Network(method, self.sparsity, objective, recipe))
+        ]
+        return [words for network in ends for words in scope.missing([network])]
 
 
 def _schedules(
@@ -406,17 +424,29 @@ def _schedules(
     """Returns networks of a method by the end of their schedule, all other settings alike."""
     groups: dict[str, dict[str, Network]] = {}
     for network in scope.trained:
-        base, *settings = network.method.split(":")
-        own = (network.sparsity, network.objective, network.recipe, network.structure)
-        end = [one.removeprefix("end=") for one in settings if one.startswith("end=")]
-        if base == method and own == (sparsity, objective, recipe, "unstructured") and end:
-            rest = ":".join(one for one in settings if not one.startswith("end="))
-            groups.setdefault(rest, {})[end[0]] = network
+        if found := _end(network, Network(method, sparsity, objective, recipe)):
+            rest, end = found
+            groups.setdefault(rest, {})[end] = network
     return max(groups.values(), key=len, default={})
 
 
-def _spreads(together: Together, ends: int) -> _Part:
+def _end(network: Network, plain: Network) -> tuple[str, str] | None:
+    """Returns the other settings of a method and the end of its schedule; None without an end.
+
+    Args:
+        network: to look at.
+        plain: what it is to be, but for its settings.
+    """
+    base, *settings = network.method.split(":")
+    end = [one.removeprefix("end=") for one in settings if one.startswith("end=")]
+    if not end or replace(network, method=base) != plain:
+        return None
+    return ":".join(one for one in settings if not one.startswith("end=")), end[0]
+
+
+def _spreads(together: Together) -> _Part:
     networks = list(together.rows)
+    ends = len(networks) // 2
     halves = networks[:ends], networks[ends:]
     said, spreads = [], []
     for place, seed in enumerate(together.seeds):
@@ -460,34 +490,81 @@ def _trainings(scope: Scope, objectives: Iterable[str]) -> list[tuple[str, str]]
     return found or [(scope.recipes[-1], wanted[0])]
 
 
-def _met(
-    scope: Scope, pairs: Sequence[Sequence[Network]], measure: str, column: str = ""
-) -> tuple[list[Together], tuple[str, ...], tuple[str, ...]]:
+def _spellings(scope: Scope, judge: Cheaper | HigherCurve) -> list[list[_Pair]]:
+    """Returns for each spelling of a method its networks, each with the one it is held against."""
+    trainings = _trainings(scope, judge.objectives)
+    return [
+        [
+            [Network(one, judge.sparsity, objective, recipe) for one in (method, judge.other)]
+            for recipe, objective in trainings
+        ]
+        for method in judge.methods
+    ]
+
+
+def _first_met(scope: Scope, spellings: Sequence[Sequence[_Pair]], lack: _Lack) -> _Met:
+    """Returns what `_met` says of the first spelling of a method that meets anybody.
+
+    Flags that cost a spelling before it its place are told beside it. Where none meets anybody,
+    what is missing is told of one that was evaluated, or else of the one that lacks least, the last
+    of equals.
+    """
+    lacking = []
+    passed: list[str] = []
+    for pairs in spellings:
+        found, asides, missing = _met(scope, pairs, lack)
+        if found:
+            return found, tuple(dict.fromkeys((*asides, *passed))), ()
+        passed += _met(scope, [pair for pair in pairs if pair[0] in scope.apart], lack)[-1]
+        evaluated = any(all(one in scope.trained for one in pair) for pair in pairs)
+        lacking.append((not evaluated, len(missing), missing))
+    return [], (), min(reversed(lacking), key=lambda one: one[:2])[-1]
+
+
+def _met(scope: Scope, pairs: Sequence[_Pair], lack: _Lack) -> _Met:
     """Returns the networks that meet, and what is missing for others, beside them or at all."""
-    found, missing = [], []
+    found: list[Together] = []
+    missing: list[str] = []
     for pair in pairs:
-        together = scope.together(pair)
-        if together and (lacking := list(_lacking(together, measure, column))):
-            missing += lacking
-        elif together:
-            found.append(together)
+        if together := scope.together(pair):
+            seeds, lacking = _complete(together, lack)
+            missing += (*lacking, *scope.dropped(together))
+            if seeds:
+                found.append(together.of_seeds(seeds))
         else:
             missing += scope.missing(pair)
     lacks = tuple(dict.fromkeys(missing))
     return (found, lacks, ()) if found else ([], (), lacks)
 
 
-def _fewest(lacking: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns what is missing for the spelling of a method that lacks least, the last of equals."""
-    return min(reversed(lacking), key=len)
-
-
-def _lacking(together: Together, measure: str, column: str) -> Iterator[str]:
+def _complete(together: Together, lack: _Lack) -> tuple[list[int], list[str]]:
+    """Returns the seeds of which no network lacks anything, and in words what the others lack."""
+    without: dict[str, list[int]] = {}
     for network, rows in together.rows.items():
-        if measure not in ("", "best_known") and any(measure not in r["outcomes"] for r in rows):
-            yield f"{MEASURES[measure]} of {network.words}"
-        if column and not all(math.isfinite(as_number(row.get(column))) for row in rows):
-            yield f"accuracy at several epsilons of {network.words}"
+        for seed, row in zip(together.seeds, rows, strict=True):
+            if lacking := lack(network, row):
+                without.setdefault(lacking, []).append(seed)
+    gone = {seed for seeds in without.values() for seed in seeds}
+    said = [
+        lacking if len(seeds) == len(together.seeds) else f"{lacking}, {seeds_in_words(seeds)}"
+        for lacking, seeds in without.items()
+    ]
+    return [seed for seed in together.seeds if seed not in gone], said
+
+
+def _no_budget(network: Network, row: Row) -> str:
+    known = all(math.isfinite(spent) for spent in budget_of(row)[:2])
+    return "" if known else f"attack steps and hours of {network.words} (its entry states none)"
+
+
+def _no_outcome(network: Network, row: Row, measure: str) -> str:
+    there = measure == "best_known" or measure in row["outcomes"]
+    return "" if there else f"{MEASURES[measure]} of {network.words}"
+
+
+def _no_curve(network: Network, row: Row) -> str:
+    known = math.isfinite(as_number(row.get("aer_robustness")))
+    return "" if known else f"accuracy at several epsilons of {network.words}"
 
 
 def _over_seeds(rows: Sequence[Row], measure: str) -> Estimate:

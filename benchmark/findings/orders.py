@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.findings.scope import UNSTRUCTURED
+from benchmark.findings.scope import UNSTRUCTURED, standing
 from benchmark.findings.values import (
     Finding,
     Section,
@@ -25,7 +25,6 @@ from benchmark.leaderboard import (
     as_number,
     best_known,
     bucket,
-    rankable,
     sparsity_of,
     stacked,
 )
@@ -99,7 +98,7 @@ def disagreements(rows: Iterable[Row]) -> Section | None:
     Args:
         rows: of one protocol, of any tiers.
     """
-    cells = _cells(rows)
+    cells = _cells(standing(rows)[0])
     contests = [one for one in map(_contest, cells[:MOST_CELLS]) if one.combinations]
     if not contests:
         return None
@@ -132,7 +131,7 @@ def disagreements(rows: Iterable[Row]) -> Section | None:
             "two orders are the same and −1 where they are opposite. A pair is separated where "
             "exact McNemar tests tell the two apart under both measures; the larger of the two p "
             f"is corrected after Holm over all {len(flat):,} pairs of this section. One seed "
-            "stands for each method."
+            "stands for each method, and none that a flag keeps off the ranking."
         ),
         findings=tuple(findings),
         left_out=_left_out(len(cells), contests),
@@ -155,7 +154,7 @@ def _cells(rows: Iterable[Row]) -> list[list[Row]]:
     """Returns the rows of each cell that may meet: one a method, those with most methods first."""
     cells: dict[_Cell, dict[_Sample, dict[str, Row]]] = {}
     for row in rows:
-        if not rankable(row) or bucket(sparsity_of(row)) == 0:
+        if bucket(sparsity_of(row)) == 0:
             continue
         cell = (*(str(row.get(column)) for column in _CELL), f"{sparsity_of(row):.6f}")
         seed = as_number(row.get("seed"))

@@ -1,10 +1,10 @@
 """Rows of a protocol by what they are of, and which of them can be held against each other."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from benchmark.findings.values import level, name
+from benchmark.findings.values import level, name, seeds_in_words
 from benchmark.leaderboard import DENSE, Row, as_number, has_result, rankable, sparsity_of
 
 # Networks trained by bounds take a recipe of their own, which this ending marks.
@@ -75,6 +75,12 @@ class Together:
         """Returns the examples in words."""
         return f"{self.examples:,} examples ({self.tier})"
 
+    def of_seeds(self, seeds: Collection[int]) -> "Together":
+        """Returns the rows of some of the seeds."""
+        places = [place for place, seed in enumerate(self.seeds) if seed in seeds]
+        rows = {one: tuple(found[place] for place in places) for one, found in self.rows.items()}
+        return replace(self, seeds=tuple(self.seeds[place] for place in places), rows=rows)
+
 
 @dataclass
 class Scope:
@@ -84,20 +90,25 @@ class Scope:
         architecture: name.
         recipes: of the family, ascending.
         size: how many rows.
-        trained: rows that may be ranked, by network.
-        flagged: networks that have rows with a result, all of them without a rank.
+        trained: rows that count, by network.
+        apart: rows with a result that do not (`standing`), by network.
     """
 
     architecture: str
     recipes: tuple[str, ...]
     size: int = 0
     trained: dict[Network, Trained] = field(default_factory=dict)
-    flagged: set[Network] = field(default_factory=set)
+    apart: dict[Network, Trained] = field(default_factory=dict)
+
+    @property
+    def flagged(self) -> list[Network]:
+        """Returns networks that were evaluated, but for no seed in rows that count."""
+        return [one for one in self.apart if one not in self.trained]
 
     @property
     def trainings(self) -> list[tuple[str, str]]:
         """Returns (recipe, objective) of its networks, ascending."""
-        return sorted({(one.recipe, one.objective) for one in (*self.trained, *self.flagged)})
+        return sorted({(one.recipe, one.objective) for one in (*self.trained, *self.apart)})
 
     def together(self, networks: Sequence[Network]) -> Together | None:
         """Returns rows of all networks, over the same examples.
@@ -124,16 +135,62 @@ class Scope:
     def missing(self, networks: Sequence[Network]) -> tuple[str, ...]:
         """Returns in words which networks are not there, or that they never meet."""
         gone = [
-            f"{one.words} (evaluated, but flagged and without a rank)"
-            if one in self.flagged
-            else one.words
+            f"{one.words} {_FLAGGED}" if one in self.apart else one.words
             for one in networks
             if one not in self.trained
         ]
         if gone:
             return tuple(gone)
         pair = " and ".join(one.words for one in networks)
-        return (f"a seed of {pair} with the same examples",)
+        never = f"a seed of {pair} with the same examples"
+        return (never, *(words for one in networks for words in self._without_rank(one)))
+
+    def dropped(self, together: Together) -> tuple[str, ...]:
+        """Returns in words which seeds flags keep out of a comparison."""
+        found: list[str] = []
+        sample = sample_of(together.every[0])
+        for network in together.rows:
+            found += self._without_rank(network)
+            counted = self.trained[network].keys() - together.seeds
+            here = [s for s in sorted(counted) if sample in self.apart.get(network, {}).get(s, {})]
+            if here:
+                found.append(
+                    f"{network.words}, {seeds_in_words(here)} (flagged on {together.words})"
+                )
+        return tuple(found)
+
+    def _without_rank(self, network: Network) -> list[str]:
+        gone = sorted(self.apart.get(network, {}).keys() - self.trained.get(network, {}).keys())
+        return [f"{network.words}, {seeds_in_words(gone)} {_FLAGGED}"] if gone else []
+
+
+_FLAGGED = "(evaluated, but flagged and without a rank)"
+
+
+def standing(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Returns the rows that count, and those with a result that do not.
+
+    A row does not count if a flag keeps it off the ranking, or its network in its largest tier:
+    what more examples cast doubt on, fewer do not prove.
+
+    Args:
+        rows: of any protocols and tiers.
+    """
+    shown = [row for row in rows if has_result(row)]
+    largest: dict[tuple[object, ...], tuple[float, bool]] = {}
+    for row in shown:
+        own, size = _checkpoint(row), (as_number(row["examples"]), not rankable(row))
+        largest[own] = max(largest.get(own, size), size)
+    found: tuple[list[Row], list[Row]] = [], []
+    for row in shown:
+        doubtful = not rankable(row) or largest[_checkpoint(row)][1]
+        found[doubtful].append(row)
+    return found
+
+
+def _checkpoint(row: Row) -> tuple[object, ...]:
+    """Returns what the tiers of one network have in common."""
+    return str(row.get("protocol_digest")), name(row, "architecture"), network_of(row), seed_of(row)
 
 
 def _samples(trained: Trained) -> dict[Examples, Row]:
@@ -147,11 +204,12 @@ def scopes(rows: Iterable[Row], most: int = MOST_SCOPES) -> tuple[list[Scope], i
         rows: of one protocol, of any tiers.
         most: scopes to return.
     """
-    grouped: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in rows:
-        if has_result(row):
+    grouped: dict[tuple[str, str], dict[str, list[tuple[Row, bool]]]] = {}
+    for among, counts in zip(standing(rows), (True, False), strict=True):
+        for row in among:
             key = str(row.get("protocol_digest")), name(row, "architecture")
-            grouped.setdefault(key, {}).setdefault(name(row, "recipe"), []).append(row)
+            by_recipe = grouped.setdefault(key, {})
+            by_recipe.setdefault(name(row, "recipe"), []).append((row, counts))
     found = []
     for key, by_recipe in grouped.items():
         for recipes in families(by_recipe).values():
@@ -161,8 +219,8 @@ def scopes(rows: Iterable[Row], most: int = MOST_SCOPES) -> tuple[list[Scope], i
     for size, key, recipes in found[:most]:
         scope = Scope(key[1], recipes, size)
         for recipe in recipes:
-            for row in grouped[key][recipe]:
-                _add(scope, row)
+            for row, counts in grouped[key][recipe]:
+                _add(scope.trained if counts else scope.apart, row)
         made.append(scope)
     return made, len(found) - len(made)
 
@@ -208,17 +266,17 @@ def dense(objective: str, recipe: str) -> Network:
     return Network(DENSE, 0.0, objective, recipe, DENSE)
 
 
-def _add(scope: Scope, row: Row) -> None:
-    network = network_of(row)
-    if not rankable(row):
-        if network not in scope.trained:
-            scope.flagged.add(network)
-        return
-    scope.flagged.discard(network)
-    key = name(row, "tier"), str(row.get("data_digest"))
-    scope.trained.setdefault(network, {}).setdefault(_seed(row), {}).setdefault(key, row)
+def _add(networks: dict[Network, Trained], row: Row) -> None:
+    seeds = networks.setdefault(network_of(row), {})
+    seeds.setdefault(seed_of(row), {}).setdefault(sample_of(row), row)
 
 
-def _seed(row: Row) -> int:
+def sample_of(row: Row) -> Examples:
+    """Returns what a row is over."""
+    return name(row, "tier"), str(row.get("data_digest"))
+
+
+def seed_of(row: Row) -> int:
+    """Returns the seed of a row's training; 0 where it states none."""
     seed = as_number(row.get("seed"))
     return int(seed) if math.isfinite(seed) else 0

@@ -40,7 +40,8 @@ class Finding:
         source: who makes it, and the figures printed there.
         counts_as: what counts as reproduced, fixed whatever the rows say.
         missing: networks without which nothing can be said.
-        asides: what further networks would be needed for other parts of the same question.
+        asides: what further networks would be needed for other parts of the same question, and
+            which seeds are left out, with the reason.
     """
 
     key: str
@@ -159,3 +160,12 @@ def counted(amount: int, one: str, many: str = "") -> str:
     ('1 seed', '1,200 examples')
     """
     return f"{amount:,} {one if amount == 1 else many or f'{one}s'}"
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Returns which seeds.
+
+    >>> seeds_in_words([1]), seeds_in_words([0, 1, 4])
+    ('seed 1', 'seeds 0, 1 and 4')
+    """
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}"

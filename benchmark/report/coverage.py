@@ -18,6 +18,8 @@ Refusal = Callable[[str, float, str, str], str]
 NOT_YET = "not evaluated yet"
 ASKED_FOR = "only where asked for"
 
+UNSTRUCTURED = "unstructured"
+
 # So that the page stays a page.
 MOST_LINES = 500
 MOST_OFF_GRID = 12
@@ -201,13 +203,26 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
 
 def _untrained(cells: _Cells) -> str:
     """Returns what could be trained where nothing was; said once, of single weights."""
-    if cells.structure != "unstructured":
+    if cells.structure != UNSTRUCTURED:
         return ""
     largest = max(cells.grid, default=0.0)
     can = [m for m in cells.methods if m != DENSE and cells.why(m, largest) == NOT_YET]
     if not can:
         return ""
-    return f"No pruned network of this training was evaluated yet: {', '.join(can)} could be."
+    return f"{_no_network(cells, 'pruned network')} was evaluated yet: {', '.join(can)} could be."
+
+
+def _no_network(cells: _Cells, network: str) -> str:
+    """Returns which networks there are none of; those of other structures may have been evaluated.
+
+    >>> _no_network(_Cells(("adversarial", "cnn", "a"), "filter", (), {}, (), None), "network")
+    'No network of this training with pruned filters'
+    """
+    if cells.structure != UNSTRUCTURED:
+        return f"No network of this training with pruned {cells.structure}s"
+    if any(structure not in (DENSE, UNSTRUCTURED) for structure, _, _ in cells.places):
+        return "No network of this training with single weights pruned"
+    return f"No {network} of this training"
 
 
 def _columns(cells: _Cells, own: Iterable[_Place]) -> tuple[dict[str, float], str]:
@@ -221,7 +236,7 @@ def _columns(cells: _Cells, own: Iterable[_Place]) -> tuple[dict[str, float], st
     shown = {level: share for level, share in grid.items() if level in reached}
     shown |= {level: _share(level) for level in others[:MOST_OFF_GRID]}
     bare = [f"{level} %" for level in grid if level not in reached]
-    notes = [f"No network of this training was evaluated at {', '.join(bare)}."] if bare else []
+    notes = [f"{_no_network(cells, 'network')} was evaluated at {', '.join(bare)}."] if bare else []
     if (more := len(others) - MOST_OFF_GRID) > 0:
         notes.append(f"{more:,} more sparsities off the grid are left out.")
     return dict(sorted(shown.items(), key=lambda one: one[1])), " ".join(notes)

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from report_frame import evidence_frame, make_row
 
-from benchmark.findings import CLAIMS, advice, findings, orders, worth
+from benchmark.findings import CLAIMS, advice, findings, judging, orders, worth
 from benchmark.findings.advice import recommendations
 from benchmark.findings.orders import disagreements
 from benchmark.findings.scope import families, scopes
 from benchmark.leaderboard import rank
+from benchmark.pipeline.entering import NOT_STATED
 
 N = 400
 FORWARDS = np.arange(N)
@@ -136,8 +137,7 @@ def test_rows_of_other_seeds_never_meet():
 
 
 def test_a_flagged_row_is_no_evidence():
-    flagged = "zero-gradients at 31.0 %, tolerated up to 5.0 %"
-    rows = [row("hydra", 300, unrankable=flagged), row("lwm-layerwise", 200)]
+    rows = [row("hydra", 300, unrankable=FLAG), row("lwm-layerwise", 200)]
     found = claim(rows, "hydra-99")
     assert found.verdict == "not measured here"
     assert "flagged" in found.missing[0]
@@ -208,6 +208,36 @@ def test_certified_accuracy_is_kept_under_certified_training():
     assert claim(rows, "compact-certified").verdict == "reproduced"
 
 
+NOTHING = "certified accuracy above 0 of dense, crown-ibp (of nothing no share can be kept)"
+
+
+def certified(method, right, level, seed=0):
+    measures = {"certified": right}
+    return row(method, N, level, objective="crown-ibp", measures=measures, seed=seed)
+
+
+@pytest.mark.parametrize("right", [0, 40])
+def test_of_nothing_no_share_is_kept(right):
+    rows = [certified("dense", 0, 0.0), certified("hydra", right, 0.9)]
+    found = claim(rows, "hydra-keeps")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    assert found.missing == (NOTHING,)
+
+
+def test_a_seed_whose_dense_network_has_nothing_is_left_out_by_name():
+    rows = [certified("dense", right, 0.0, seed) for seed, right in enumerate((100, 0, 100))]
+    rows += [certified("hydra", right, 0.9, seed) for seed, right in enumerate((100, 60, 94))]
+    found = claim(rows, "hydra-keeps")
+    assert found.verdict == "reproduced"
+    assert f"{NOTHING}, seed 1" in found.asides
+    assert "mean over 2 seeds: 97.0 %" in found.sentences[-1].text
+    assert len(found.sentences) == 3 and len(found.sentences[-1].rows) == 4
+    assert not any("seed1" in name for one in found.sentences for name in one.rows)
+    # Of a single seed there is no mean.
+    [one] = claim(rows[:2] + rows[3:5], "hydra-keeps").sentences
+    assert "seed 0" in one.text and "keeps 100.0 %" in one.text and "mean" not in one.text
+
+
 def test_the_paper_s_settings_of_pwoa_come_before_the_defaults():
     own = "pwoa:lambda-x=0.0002:lambda-y=5e-05"
     rows = [row("dense", 200, 0.0), row("pwoa", 100, 0.75), row(own, 200, 0.75)]
@@ -235,6 +265,26 @@ def test_cheaper_means_no_attack_and_fewer_hours(budget, verdict):
     found = claim(rows, "pwoa-cost")
     assert found.verdict == verdict
     assert f"{budget[0]} attack steps a batch and {budget[1]:.2f} h" in found.sentences[0].text
+
+
+@pytest.mark.parametrize("unknown", [(0, 0.0, NOT_STATED), (np.nan, 0.1, "cpu")])
+def test_a_budget_that_nobody_knows_proves_nothing(unknown):
+    rows = [row(method, 200, 0.9, budget=unknown) for method in ("pwoa", "compact-robust")]
+    found = claim(rows, "pwoa-cost")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    lacking = "attack steps and hours of {}, adversarial, 90 % (its entry states none)"
+    assert found.missing == tuple(map(lacking.format, ("pwoa", "compact-robust")))
+    # Seeds whose budgets are known decide.
+    rows.append(row("pwoa", 200, 0.9, budget=(0, 0.1, "cpu"), seed=1))
+    rows.append(row("compact-robust", 200, 0.9, budget=(10, 0.2, "cpu"), seed=1))
+    found = claim(rows, "pwoa-cost")
+    assert found.verdict == "reproduced" and len(found.sentences) == 1
+    assert f"{lacking.format('pwoa')}, seed 0" in found.asides
+
+
+def test_what_an_import_does_not_state_reads_so_here():
+    assert judging.NOT_STATED == NOT_STATED
+    assert all(map(np.isnan, judging.budget_of({"budget": {"device": NOT_STATED, "hours": 0}})[:2]))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +330,115 @@ def test_schedules_are_compared_by_their_spread():
     rows += schedules("adversarial-gradual", steady, (0.5, 0.52, 0.54))
     assert claim(rows, "bap-schedule").verdict == "partly"
     assert claim(rows[:4], "bap-schedule").verdict == "not measured here"
+
+
+def test_schedules_without_a_curve_are_not_compared():
+    """Under a protocol of one epsilon there is no AER."""
+    nothing = (np.nan, np.nan, np.nan)
+    rows = schedules("bap", (200, 204, 208), nothing)
+    rows += schedules("adversarial-gradual", (200, 220, 240), (0.5, 0.52, 0.54))
+    found = claim(rows, "bap-schedule")
+    assert (found.verdict, found.sentences) == ("not measured here", ())
+    lacking = "accuracy at several epsilons of bap:end={}, adversarial, 90 %"
+    assert found.missing == tuple(lacking.format(end) for end in ("0.2", "0.4", "0.6"))
+    # A seed that has them is compared, and the other one is named.
+    for method in ("bap", "adversarial-gradual"):
+        areas = (0.5, 0.5, 0.5) if method == "bap" else (0.5, 0.52, 0.54)
+        rows += [{**r, "seed": 1} for r in schedules(method, (200, 201, 202), areas)]
+    found = claim(rows, "bap-schedule")
+    assert f"{lacking.format('0.2')}, seed 0" in found.asides
+    assert "mean of 1 seed: robust accuracy" in found.sentences[-1].text
+
+
+def test_an_end_of_a_schedule_may_be_any_word():
+    """Others name their methods; a name is no reason to have no report."""
+    both = itertools.product(("bap", "adversarial-gradual"), ("soon", "late"))
+    rows = [row(f"{method}:end={end}", 200, 0.9, aer_robustness=0.5) for method, end in both]
+    assert claim(rows, "bap-schedule").verdict == "not reproduced"
+
+
+# --- Flags ----------------------------------------------------------------------------------------
+
+FLAG = "zero-gradients at 31.0 %, tolerated up to 5.0 %"
+WITHOUT = "(evaluated, but flagged and without a rank)"
+
+
+def test_a_flagged_seed_is_left_out_by_name():
+    both = itertools.product(("hydra", "lwm-layerwise"), (0, 1, 2))
+    rows = [row(method, 300 if method == "hydra" else 200, seed=seed) for method, seed in both]
+    rows[1]["unrankable"] = rows[2]["unrankable"] = rows[5]["unrankable"] = FLAG
+    found = claim(rows, "hydra-99")
+    assert found.verdict == "reproduced" and len(found.sentences) == 1
+    assert f"hydra, adversarial, 99 %, seeds 1 and 2 {WITHOUT}" in found.asides
+    assert f"lwm-layerwise, adversarial, 99 %, seed 2 {WITHOUT}" in found.asides
+
+
+def test_a_seed_that_is_flagged_on_the_examples_compared_is_named():
+    """Its full tier stands, but the quick one has more seeds."""
+    both = itertools.product(("hydra", "lwm-layerwise"), (0, 1, 2))
+    rows = [row(method, 90, examples=100, tier="quick", seed=seed) for method, seed in both]
+    rows[2]["unrankable"] = FLAG
+    rows += [row(method, 300, seed=2) for method in ("hydra", "lwm-layerwise")]
+    found = claim(rows, "hydra-99")
+    named = "hydra, adversarial, 99 %, seed 2 (flagged on 100 examples (quick))"
+    assert found.asides[0] == named
+    # Where its full tier is what is compared there is nothing to tell.
+    rows += [row(method, 300, seed=0) for method in ("hydra", "lwm-layerwise")]
+    found = claim(rows, "hydra-99")
+    assert "(full)" in found.sentences[0].text and named not in found.asides
+
+
+def test_a_flag_in_the_largest_tier_takes_the_smaller_ones_with_it():
+    rows = [row("hydra", 90, examples=100, tier="quick"), row("hydra", 300, unrankable=FLAG)]
+    other = row("lwm-layerwise", 50, examples=100, tier="quick")
+    found = claim([*rows, other], "hydra-99")
+    assert found.verdict == "not measured here"
+    assert found.missing == (f"hydra, adversarial, 99 % {WITHOUT}",)
+    # A flag in the smaller one takes none.
+    rows = [row("hydra", 90, examples=100, tier="quick", unrankable=FLAG), row("hydra", 300)]
+    rows.append(row("lwm-layerwise", 200))
+    assert claim(rows, "hydra-99").verdict == "reproduced"
+
+
+def test_a_flag_in_the_largest_tier_counts_in_every_section():
+    rows = cell((80, 20), (50, 40), examples=100, tier="quick")
+    rows.append(row("a", 300, 0.9, unrankable=FLAG))
+    assert disagreements(rank(pd.DataFrame(rows)).to_dict("records")) is None
+    assert all(
+        one.rows == (rows[1]["checkpoint_id"],)
+        for one in section(rows, "limits").findings[0].sentences
+    )
+    assert not worth(rank(pd.DataFrame([rows[0], rows[-1]])).to_dict("records"))
+
+
+def test_flagged_seeds_that_keep_networks_apart_are_named():
+    rows = [row("hydra", 300, seed=0, unrankable=FLAG), row("hydra", 300, seed=1)]
+    rows.append(row("lwm-layerwise", 200, seed=0))
+    never, flagged = claim(rows, "hydra-99").missing
+    assert never.startswith("a seed of hydra")
+    assert flagged == f"hydra, adversarial, 99 %, seed 0 {WITHOUT}"
+
+
+def test_settings_that_a_flag_passes_over_are_named():
+    own = "pwoa:lambda-x=0.0002:lambda-y=5e-05"
+    rows = [row("dense", 200, 0.0), row("pwoa", 200, 0.75), row(own, 200, 0.75, unrankable=FLAG)]
+    found = claim(rows, "pwoa")
+    assert found.verdict == "reproduced" and "pwoa at 75 %" in found.sentences[0].text
+    assert f"{own}, adversarial, 75 % {WITHOUT}" in found.asides
+
+
+def test_flagged_ends_of_a_schedule_are_named():
+    rows = schedules("bap", (200, 204, 208), (0.5, 0.51, 0.52))
+    rows += schedules("adversarial-gradual", (200, 220, 240), (0.5, 0.52, 0.54))
+    rows[2]["unrankable"] = FLAG
+    found = claim(rows, "bap-schedule")
+    assert found.verdict == "reproduced"
+    assert "end=0.6" not in " ".join(one.text for one in found.sentences)
+    named = f"bap:end=0.6, adversarial, 90 % {WITHOUT}"
+    assert found.asides == (named,)
+    rows[1]["unrankable"] = FLAG
+    found = claim(rows, "bap-schedule")
+    assert found.verdict == "not measured here" and named in found.missing
 
 
 # --- Which rows meet ------------------------------------------------------------------------------
@@ -433,6 +592,52 @@ def test_a_row_without_a_rank_is_never_recommended():
     assert not any("liar" in text for text in said_[:-1])
 
 
+def kept_out(rows):
+    return [text for text in advised(rows) if text.startswith("Not considered")]
+
+
+def test_a_network_that_is_considered_is_not_said_to_be_left_out():
+    """Its quick tier is flagged, but the full one is what was compared."""
+    rows = cell((300, 200), (200, 100))
+    quick = {"examples": 100, "tier": "quick", "unrankable": FLAG}
+    rows.append(row("a", 90, 0.9, **quick))
+    assert kept_out(rows) == []
+    # Nor one that stands elsewhere and was flagged elsewhere.
+    rows += [row("c", 300, 0.9, examples=200, tier="standard"), row("c", 90, 0.9, **quick)]
+    assert kept_out(rows) == []
+    # One that nothing stands for is, wherever it was flagged.
+    rows.append(row("d", 90, 0.9, **quick))
+    [text] = kept_out(rows)
+    assert text == "Not considered, since flags cost them their rank: d (adversarial, digits-1)."
+
+
+def test_of_a_setting_whose_other_seeds_stand_the_flagged_ones_are_named():
+    rows = [r for seed in (0, 1, 2) for r in cell((300, 200), (200, 100), seed=seed)]
+    rows[0]["unrankable"] = rows[4]["unrankable"] = rows[5]["unrankable"] = FLAG
+    [text] = kept_out(rows)
+    first, second = "seeds 0 and 2 of a (adversarial, digits-1)", "seed 2 of b"
+    assert f"their rank: {first} and {second} (" in text
+
+
+def test_a_network_that_its_largest_tier_flags_is_never_recommended():
+    rows = cell((90, 20), (50, 40), examples=100, tier="quick")
+    rows.append(row("a", 300, 0.9, unrankable=FLAG))
+    first, *_ = advised(rows)
+    assert first.startswith("The only network with a rank") and " is b (" in first
+    assert kept_out(rows)[0].endswith("their rank: a (adversarial, digits-1).")
+
+
+def test_who_is_left_out_is_said_by_outcome_where_that_differs():
+    """Most networks have certificates on the quick examples alone, where one is flagged."""
+    rows = cell((300, 200), (200, 100), (100, 50))
+    for one in rows:
+        del one["outcomes"]["certified"]
+    quick = cell((90, 20), (50, 40), examples=100, tier="quick")
+    quick[0]["unrankable"] = FLAG
+    [text] = kept_out([*rows, *quick])
+    assert text.startswith("Not considered for certified accuracy, since") and "a (" in text
+
+
 def test_the_cheapest_of_the_first_group_is_named_with_ties():
     hours = {"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.01}
     rights = {"a": 300, "b": 299, "c": 298, "d": 100}
@@ -443,6 +648,9 @@ def test_the_cheapest_of_the_first_group_is_named_with_ties():
     rows[0] = row("a", 300, 0.9, budget=(10, 0.01, "gpu"))
     [cheapest] = [text for text in advised(rows) if "cheapest" in text][:1]
     assert "is not said" in cheapest
+    # Hours that nobody knows are not few.
+    rows[0] = row("a", 300, 0.9, budget=(0, 0.0, NOT_STATED))
+    assert not any("cheapest" in text or " 0.00 h" in text for text in advised(rows))
 
 
 def test_a_first_group_is_compared_once_more_on_more_examples():
@@ -466,7 +674,11 @@ def test_what_is_kept_compares_with_the_dense_network_of_the_same_training():
 
 def test_a_single_network_beats_nobody():
     robust, *_ = advised(cell((300, 200)))
-    assert robust.startswith("The only network with a rank is a (") and "75.0 % [" in robust
+    assert robust.startswith("The only network with a rank and a robust accuracy on 400 examples")
+    assert "is a (" in robust and "75.0 % [" in robust
+    # It is not the only one with a rank where others were evaluated on other examples.
+    rows = [*cell((300, 200)), row("b", 90, 0.9, examples=100, tier="quick")]
+    assert "with a rank is" not in advised(rows)[0]
 
 
 def test_levels_without_rows_have_no_advice():

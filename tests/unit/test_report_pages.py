@@ -297,6 +297,17 @@ def test_a_verdict_stands_below_what_counts(site):
         assert ("missing" in article) == (sentence < 0)
 
 
+def test_seeds_that_a_flag_keeps_out_stand_beside_the_verdict(tmp_path):
+    both = [(method, seed) for method in ("hydra", "lwm-layerwise") for seed in (0, 1)]
+    rows = [made(method, 0.99, seed=seed) for method, seed in both]
+    rows[1]["unrankable"] = "zero-gradients at 31.0 %"
+    render(pd.DataFrame(rows), tmp_path, PAGES)
+    page = (tmp_path / "digits-linf" / "findings.html").read_text()
+    article, *_ = re.findall("<article.*?</article>", page, re.DOTALL)
+    assert "hydra, adversarial, 99\u00a0%, seed 1 (evaluated, but flagged" in article
+    assert article.count('class="finding"') == 1
+
+
 def test_without_a_pruned_network_there_are_no_findings(tmp_path):
     render(board_frame().head(2), tmp_path, PAGES)
     folder = tmp_path / "digits-linf"
@@ -379,6 +390,21 @@ def test_a_sparsity_at_which_nothing_was_trained_is_told_once():
     [table] = found.tables
     assert table.levels == ("50",) and found.open == 1
     assert table.note == "No network of this training was evaluated at 90 %."
+
+
+def test_what_was_not_evaluated_is_told_of_its_structure_alone(monkeypatch):
+    """Nothing is said to be missing that stands in the table of another structure."""
+    monkeypatch.setitem(GRID, "filter", (0.0, 0.5, 0.9))
+    weights, filters = made(level=0.9), made(level=0.5, structure="filter")
+    plain, pruned = covered([weights, filters]).tables
+    single = "No network of this training with single weights pruned was evaluated"
+    assert plain.note == f"{single} at 50 %."
+    assert pruned.note == "No network of this training with pruned filters was evaluated at 90 %."
+    # Where filters alone were pruned.
+    plain, _ = covered([made("dense", 0.0), filters]).tables
+    assert plain.lines == () and plain.note == f"{single} yet: snip, lwm-global could be."
+    [plain] = covered([made("dense", 0.0)]).tables
+    assert plain.note.startswith("No pruned network of this training was evaluated yet: ")
 
 
 def test_a_row_without_a_result_says_why():
