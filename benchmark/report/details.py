@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from benchmark.findings.judging import NOT_STATED
 from benchmark.leaderboard import has_result
 from benchmark.report.curves import SecurityCurve, security_curve
 from benchmark.report.evidence import Evidence, address, evidence
@@ -434,6 +435,8 @@ BUDGET = {
 
 def _budget(row: Row) -> tuple[Fact, ...]:
     budget = mapping(row.get("budget"))
+    if budget.get("device") == NOT_STATED:  # a network of others: its zeros are no measurements
+        budget = {"device": NOT_STATED}
     ordered = sorted(
         budget, key=lambda name: (list(BUDGET).index(name) if name in BUDGET else 99, name)
     )

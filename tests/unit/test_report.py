@@ -654,6 +654,18 @@ def test_columns_of_this_version_may_be_missing(tmp_path):
 # Both ends of the interval
 
 
+def test_a_budget_that_nobody_stated_shows_no_zeros():
+    row = dict(ranked_rows()[0])
+    nothing = {"attack_steps": 0, "hours": 0.0, "prune_epochs": 0, "device": "not stated"}
+    for budget, labels in (
+        (nothing, {"recipe", "device"}),
+        (nothing | {"device": "cpu"}, {"recipe", "device", "hours"}),
+    ):
+        facts = checkpoint(protocol_page(), [row | {"budget": budget}]).facts.budget
+        assert labels <= {fact.label for fact in facts}
+        assert ("hours" in {fact.label for fact in facts}) == ("hours" in labels)
+
+
 def test_accuracies_carry_both_intervals(pages):
     assert counted(81 / 263, 263).interval == "25.5–36.6"
     low, high = beta.ppf(0.025, 81, 183), beta.ppf(0.975, 82, 182)
