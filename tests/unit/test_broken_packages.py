@@ -1,18 +1,20 @@
 """A package whose entry point fails in any way breaks itself, and no command on anything else."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fast import make_project
 
 import methods
 from benchmark.errors import ContractError
 
 ROOT = Path(__file__).parents[2]
-DENSE = "dense/digits/cnn-tiny/adversarial/unstructured-0/seed0"
+# Broken by the first attack, so that its evaluation is short.
+BENIGN = "dense/digits/cnn-tiny/benign/unstructured-0/seed0"
+GLOBAL = "lwm-global/digits/cnn-tiny/adversarial/unstructured-90/seed0"
 
 
 def install(site: Path, package: str, entries: str, text: str | None = None) -> None:
@@ -81,10 +83,7 @@ def test_no_command_breaks(tmp_path, body):
     install(
         tmp_path / "site", "broken_package", "broken-method = broken_package:Thing", BODIES[body]
     )
-    project = tmp_path / "project"
-    project.mkdir()
-    shutil.copy(ROOT / "checkpoints_manifest.json", project)
-    shutil.copytree(ROOT / "checkpoints", project / "checkpoints")
+    project = make_project(tmp_path / "project", BENIGN, GLOBAL).root
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = [str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -102,7 +101,7 @@ def test_no_command_breaks(tmp_path, body):
     assert run("compress", "lwm-global", "--sparsity", "0.9").returncode == 0
     if body != "raises":  # the other way to fail takes the same way through the rest
         return
-    assert run("evaluate", DENSE, "--protocol", "digits-linf", "--tier", "quick").returncode == 0
+    assert run("evaluate", BENIGN, "--protocol", "digits-linf", "--tier", "quick").returncode == 0
     reported = run("report")
     assert reported.returncode == 0, reported.stderr
     refused = run("compress", "broken-method")
