@@ -55,7 +55,8 @@ def _gain(percent: int, figures: str) -> Claim:
         f"HYDRA: more robust than magnitude pruning at {percent} %",
         f"At {percent} % sparsity HYDRA's networks are more robust than those of layerwise "
         "magnitude pruning, which get the same training.",
-        f"{_HYDRA}: {figures} points of accuracy under PGD, adversarial training on CIFAR-10.",
+        f"{_HYDRA}: {figures} points of accuracy under PGD, CIFAR-10, trained by TRADES, in the "
+        "released scripts with pseudo-labelled images besides.",
         _EVERY_SEED,
         Better("hydra", LAYERWISE, percent / 100, ATTACKED),
     )
