@@ -157,8 +157,9 @@ def _records_named(names: Sequence[str], protocols: Sequence[str]) -> list[Path]
                 f"expected a record of {name}, found none; make it with `robustprune evaluate`"
             )
     if not paths:
+        of = f" of {', '.join(chosen)}" if chosen else ""
         raise RecordError(
-            f"expected records under {results}, found none; make them with `robustprune run`"
+            f"expected records{of} under {results}, found none; make them with `robustprune run`"
         )
     return list(dict.fromkeys(paths))
 
