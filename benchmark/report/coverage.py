@@ -6,6 +6,7 @@ The grid is the protocol's; which methods there are and what they cannot do come
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmark.findings.scope import UNSTRUCTURED
 from benchmark.leaderboard import DENSE, SANITY, has_result, rankable
 from benchmark.report.remarks import unrankable
 from benchmark.report.shares import Row, why_missing
@@ -17,8 +18,6 @@ Refusal = Callable[[str, float, str, str], str]
 
 NOT_YET = "not evaluated yet"
 ASKED_FOR = "only where asked for"
-
-UNSTRUCTURED = "unstructured"
 
 # So that the page stays a page.
 MOST_LINES = 500
