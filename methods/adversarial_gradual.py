@@ -8,8 +8,9 @@ schedule is that of M. Zhu and S. Gupta, "To Prune, or Not to Prune", ICLR 2018 
 Code: https://github.com/Lixin-Qian/BAP (with tensorflow-model-optimization and CleverHans 3.0.1)
 
 Departures from the code (the paper's own text was not available beyond its abstract):
-- It brings its own loss, which replaces the cell's: it is offered under the objectives whose cells
-  are about the same attacks. Single weights only, as in the code.
+- It brings its own loss, which replaces the cell's: it is offered under the objective closest
+  to it, since under any other it would make the same network again. Single weights only, as in the
+  code.
 - Attacks have the cell's norm and epsilon; the code's default is 0.3 in Linf, on MNIST. Like the
   code's, they leave the class that the network predicts, so that no label leaks into them. A step
   of PGD is the same share of epsilon as there (0.05 of 0.3).
@@ -126,7 +127,7 @@ class AdversarialGradual(GradualPruning):
         summary="Gradual magnitude pruning during training on half clean, half adversarial inputs "
         "of one fixed strength.",
     )
-    objectives: ClassVar[tuple[str, ...]] = ("adversarial", "trades")
+    objectives: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     attack: Literal["fgsm", "pgd", "deepfool"] = "fgsm"
     epsilon: Fraction = Fraction(0)

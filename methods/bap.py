@@ -16,8 +16,9 @@ Departures from the code (the papers' own text was not available beyond their ab
   example asks for. The released settings (`cal_delta=no:delta=1:rho=1`) cut nothing, since no root
   mean square of pixels in [0, 1] exceeds 1: they are plain training on DeepFool examples, and so is
   the released script. 0.9 is the default of the code's own scaling function.
-- It brings its own loss, which replaces the cell's: it is offered under the objectives whose cells
-  are about attacks in a ball too. Single weights only, as in the code.
+- It brings its own loss, which replaces the cell's: it is offered under the objective closest
+  to it, since under any other it would make the same network again. Single weights only, as in the
+  code.
 - DeepFool lets an example go once the lengthened way fools the network, as its authors' code does.
   CleverHans asks before lengthening, which takes more steps for ways under 2 % longer. Either
   leaves the class that the network predicts, right or wrong.
@@ -141,7 +142,7 @@ class Bap(GradualPruning):
         summary="Gradual magnitude pruning during training on half clean, half minimally perturbed "
         "inputs, the perturbations cut to their batch's mean length.",
     )
-    objectives: ClassVar[tuple[str, ...]] = ("adversarial", "trades")
+    objectives: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     iterations: int = 5
     candidates: int = 10

@@ -141,9 +141,5 @@ def test_the_mnist_board_leaves_no_method_out() -> None:
         for objective in ("benign", "adversarial", "trades", "smoothing", "mixtrain", "crown-ibp"):
             if methods.supports(kind, name, levels[0] * 0, "unstructured", objective):
                 continue
-            # Their own loss makes the main objective's networks again, bit for bit.
-            if objective == "trades" and name in ("adversarial-gradual", "bap"):
-                assert (name, "adversarial", levels[0]) in made
-                continue
             for level in levels if kind.largest_sparsity else [levels[0] * 0]:
                 assert (name, objective, level) in made
