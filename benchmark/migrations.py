@@ -25,6 +25,7 @@ CURRENT: dict[str, int] = {
     "submission-draft": 1,
     "campaign": 1,
     "challenge": 1,
+    "failure": 1,
 }
 
 

@@ -17,6 +17,7 @@ from benchmark.campaigns import Campaign
 from benchmark.challenges import Challenge
 from benchmark.errors import lookup
 from benchmark.evaluations import Flag
+from benchmark.failures import Failure
 from benchmark.files import write_atomically
 from benchmark.manifest import Manifest
 from benchmark.pruning import LayerCount
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "submission-draft": Draft,
     "challenge": Challenge,
     "campaign": Campaign,
+    "failure": Failure,
 }
 
 # Entries that store a value field by field are described where the value is.

@@ -14,7 +14,7 @@ from torch import nn
 import methods
 from benchmark import cli, records
 from benchmark.campaigns import Campaign
-from benchmark.errors import BenchmarkError, ContractError
+from benchmark.errors import BenchmarkError, ContractError, OutOfMemory
 from benchmark.evaluations import Smoothing
 from benchmark.manifest import read_manifest, write_manifest
 from benchmark.pipeline import Project
@@ -28,6 +28,7 @@ from benchmark.pipeline.campaigning import (
     share_of,
 )
 from benchmark.pipeline.collecting import collect
+from benchmark.pipeline.compressing import failures_of, id_of
 from benchmark.pipeline.forecasting import cost, forecast, parent_passes, training_passes
 from benchmark.pipeline.remaking import draw, remake
 from benchmark.protocols import protocol
@@ -128,7 +129,7 @@ def test_what_a_method_does_not_support_is_left_out_with_its_reason() -> None:
     plan = plan_campaign(said)
     assert named(plan) == ["random benign 0.9 0 quick", "random benign 0.9 3 quick"]
     assert plan.left_out == (
-        "bap works under adversarial, trades, not benign",
+        "bap works under adversarial, not benign",
         "hydra prunes unstructured, not filter",
     )
     with pytest.raises(ContractError, match="expected networks that can be made, got none: bap"):
@@ -382,6 +383,38 @@ def test_a_network_that_cannot_be_made_stops_no_other(
     assert "expected another sparsity" in str(error)
     left = progress_of(where, FAST.id, plan_campaign(said).networks).untrained
     assert [network.order for network in left] == [order]
+    # Why is kept, and comes along with what another machine did.
+    (kept,) = failures_of(where)
+    assert kept.checkpoint_id == id_of(order) and kept.error == str(error)
+    assert (kept.method, kept.sparsity, kept.recipe) == ("breaks", order.sparsity, TINY.id)
+    other = project(tmp_path / "other")
+    found = collect(other, where, FAST, plan_campaign(said).networks)
+    assert found.failures == (kept.checkpoint_id,) and failures_of(other) == [kept]
+    # Made after all, there is nothing left to say.
+    monkeypatch.setattr(Breaks, "compress", mended)
+    assert not fill(where, said, plan_campaign(said).networks, evaluate=False).failed
+    assert failures_of(where) == [] and not list(where.failures.iterdir())
+    assert collect(other, where, FAST, plan_campaign(said).networks).failures == ()
+    assert failures_of(other) == []
+
+
+def mended(method: Breaks, model: nn.Module, task: methods.Task) -> methods.Pruned:
+    return methods.configured("lwm-layerwise").compress(model, task)
+
+
+def test_running_out_of_memory_says_nothing_of_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(method: Breaks, model: nn.Module, task: methods.Task) -> methods.Pruned:
+        raise OutOfMemory("expected more memory; take another machine")
+
+    monkeypatch.setattr(methods, "_registered", dict(methods._registered))
+    methods.register("breaks")(Breaks)
+    monkeypatch.setattr(Breaks, "compress", small)
+    said = campaign({"methods": ["breaks"]})
+    where = project(tmp_path)
+    assert len(fill(where, said, plan_campaign(said).networks, evaluate=False).failed) == 1
+    assert failures_of(where) == []
 
 
 # --- Again ----------------------------------------------------------------------------------------

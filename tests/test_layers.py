@@ -32,6 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("benchmark.protocols", "benchmark.recipes", "benchmark.manifest", "benchmark.foreign"),
     (
         "benchmark.campaigns",
+        "benchmark.failures",
         "benchmark.outcomes",
         "benchmark.reported",
         "benchmark.statistics",

@@ -112,6 +112,7 @@ def _print_plan(
         err.print(f"no estimate: {error}", soft_wrap=True)
         return
     print_table(*_table(networks, progress))
+    _print_failures(progress)
     from benchmark.distributed import choose_device
 
     workers = where.project.workers.on(choose_device(where.project.device))
@@ -130,6 +131,18 @@ def _print_plan(
         )
     else:
         out.print("nothing is left", soft_wrap=True)
+
+
+def _print_failures(progress: "Progress") -> None:
+    """Prints which of the networks that are left were tried before, and what stopped them."""
+    from benchmark.pipeline.compressing import failures_of, id_of
+
+    left = {id_of(network.order) for network in progress.untrained}
+    known = [one for one in failures_of(where.project) if one.checkpoint_id in left]
+    for one in known[:_SHOWN]:
+        out.print(f"failed before: {one.checkpoint_id}: {one.error}", soft_wrap=True)
+    if (more := len(known) - _SHOWN) > 0:
+        out.print(f"failed before: {more} more", soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:
@@ -178,7 +191,8 @@ def _collect(folder: Path, chosen: "Protocol", networks: "Sequence[Network]") ->
         )
     found = collect(where.project, Project(folder.resolve()), chosen, networks)
     out.print(
-        f"collected {len(found.checkpoints)} checkpoints and {len(found.records)} records",
+        f"collected {len(found.checkpoints)} checkpoints and {len(found.records)} records"
+        f"{f', and why {len(found.failures)} could not be trained' if found.failures else ''}",
         soft_wrap=True,
     )
     for line in found.refused:

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark import records
+from benchmark import failures, records
 from benchmark.digests import sha256_of_bytes
 from benchmark.errors import BenchmarkError, ManifestError, RecordError, StorageError
 from benchmark.files import inside, read_bounded, write_atomically
 from benchmark.manifest import Checkpoint, check_claim, load_model, verified_weights, weights_file
 from benchmark.outcomes import Outcomes
 from benchmark.pipeline.campaigning import Network
-from benchmark.pipeline.compressing import finished
+from benchmark.pipeline.compressing import failures_of, finished, id_of
 from benchmark.pipeline.entering import enter
 from benchmark.pipeline.project import Project
 from benchmark.protocols import Protocol
@@ -25,18 +25,20 @@ class Collected:
     Attributes:
         checkpoints: ids that were added.
         records: ids of checkpoints whose records were added, or replaced by those of more examples.
+        failures: ids of networks that could not be trained there, and are not here.
         refused: why something did not come along, a line each.
     """
 
     checkpoints: tuple[str, ...]
     records: tuple[str, ...]
+    failures: tuple[str, ...]
     refused: tuple[str, ...]
 
 
 def collect(
     project: Project, other: Project, chosen: Protocol, networks: Sequence[Network]
 ) -> Collected:
-    """Takes over another project's checkpoints, records and evidence of a campaign.
+    """Takes over another project's checkpoints, records, evidence and failures of a campaign.
 
     What is here stays, but for records of fewer examples. It can be killed and called again.
 
@@ -63,7 +65,23 @@ def collect(
             raise
         except BenchmarkError as error:
             refused.append(f"{entry.id}: {error}")
-    return Collected(tuple(entered), tuple(taken), tuple(refused))
+    failed, lines = _take_failures(project, other, networks)
+    return Collected(tuple(entered), tuple(taken), failed, (*refused, *lines))
+
+
+def _take_failures(
+    project: Project, other: Project, networks: Sequence[Network]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Takes over what could not be trained there and is not here; returns ids, and refusals."""
+    wanted = {id_of(network.order) for network in networks}
+    made = {entry.id for entry in project.manifest().checkpoints}
+    try:
+        found = [one for one in failures_of(other) if one.checkpoint_id in wanted - made]
+    except RecordError as error:
+        return (), (f"failures: {error}",)
+    for one in found:
+        failures.write(project.failures, one)
+    return tuple(one.checkpoint_id for one in found), ()
 
 
 def _weights(other: Project, entry: Checkpoint) -> bytes:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import methods
-from benchmark import weights
+from benchmark import failures, weights
 from benchmark.architectures import Classifier, initialise
 from benchmark.datasets import Split, describe, load
 from benchmark.digests import digest_of, seed_from, sha256_of_bytes, sha256_of_file
@@ -29,13 +29,16 @@ from benchmark.errors import (
     ManifestError,
     OutOfMemory,
     StorageError,
+    shorten,
 )
+from benchmark.failures import Failure
 from benchmark.files import alone, read_bounded, write_atomically
 from benchmark.manifest import (
     LARGEST_WEIGHTS,
     Budget,
     Checkpoint,
     check_claim,
+    checkpoint_id,
     empty_network,
     entry_from,
     find_description,
@@ -45,7 +48,7 @@ from benchmark.manifest import (
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import PROTOCOLS
 from benchmark.pruning import Structure, as_sparsity, measure
-from benchmark.recipes import objective_of, recipe
+from benchmark.recipes import RECIPES, objective_of, recipe
 from benchmark.threat import ThreatModel
 from benchmark.training import Run, Stage, fit
 
@@ -478,10 +481,11 @@ def compress_all(
     def take(order: Order, found: Checkpoint | BenchmarkError) -> None:
         if isinstance(found, Checkpoint):
             made.append(_enter(project, found))
-        elif failed is None:
+            return
+        _keep_failure(project, order, found)
+        if failed is None:
             raise found
-        else:
-            failed[order] = found
+        failed[order] = found
 
     # One worker trains a cell's parents where they are first needed.
     if project.workers.here(device, 1) and project.workers.on(device) == 1:
@@ -569,7 +573,40 @@ def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
     """Adds an entry to the manifest; commands that run side by side wait for each other."""
     with alone(project.manifest_lock):
         write_manifest(project.manifest_path, project.manifest().with_entry(entry))
+    failures.forget(project.failures, entry.id)
     return entry
+
+
+def _keep_failure(project: Project, order: Order, error: BenchmarkError) -> None:
+    """Writes down that a network could not be trained, where it would fail so elsewhere, too."""
+    if isinstance(error, OutOfMemory):
+        return
+    chosen = recipe(order.recipe)
+    failure = Failure(
+        checkpoint_id=id_of(order),
+        recipe=chosen.id,
+        recipe_digest=chosen.digest,
+        error=shorten(str(error), 400),
+        environment=dict(environment(choose_device(project.device))),
+    )
+    failures.write(project.failures, failure)
+
+
+def id_of(order: Order) -> str:
+    """Returns the id of the checkpoint that an order asks for."""
+    fields = asdict(order) | {"dataset": recipe(order.recipe).dataset}
+    return checkpoint_id(Checkpoint.model_construct(**fields))
+
+
+def failures_of(project: Project) -> list[Failure]:
+    """Returns the failures of training that still say something: see `failures.standing`.
+
+    Raises:
+        RecordError: one is damaged.
+    """
+    digests = {name: one.digest for name, one in RECIPES.items()}
+    made = (entry.id for entry in project.manifest().checkpoints)
+    return failures.standing(failures.read_all(project.failures), digests, made)
 
 
 def _forget(project: Project, orders: Sequence[Order], threads: int, keep_parents: bool) -> None:

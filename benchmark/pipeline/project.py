@@ -82,6 +82,11 @@ class Project:
         return self.root / "reports" / "challenges"
 
     @property
+    def failures(self) -> Path:
+        """Networks that could not be trained, and why."""
+        return self.root / "reports" / "failures"
+
+    @property
     def site(self) -> Path:
         """Rendered pages."""
         return self.root / "reports" / "site"

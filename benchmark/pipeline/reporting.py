@@ -20,6 +20,7 @@ from benchmark.evaluations import AutoAttack, Iterated, Settings, Smoothing, Spa
 from benchmark.forks import map_forked
 from benchmark.manifest import Manifest
 from benchmark.outcomes import main_pgd
+from benchmark.pipeline.compressing import failures_of
 from benchmark.pipeline.project import Project
 from benchmark.pipeline.strips import strips_of
 from benchmark.protocols import FAST, FIVE_ATTACKS, PROTOCOLS, Protocol
@@ -133,7 +134,14 @@ def report(project: Project) -> list[Path]:
         )
     manifest, processes = project.manifest(), _processes(project, files)
     table, packed = _gathered(project, files, manifest, processes)
-    pages = {name: page(protocol) for name, protocol in PROTOCOLS.items()}
+    failed = failures_of(project)
+    pages = {
+        name: dataclasses.replace(
+            page(protocol),
+            failures=tuple(one for one in failed if one.dataset == protocol.dataset),
+        )
+        for name, protocol in PROTOCOLS.items()
+    }
     rest = partial(_rest, project, manifest, packed)
     own = method_pages()
     every = [*own, *foreign_pages(manifest, {page.name for page in own})]

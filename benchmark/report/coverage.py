@@ -6,6 +6,7 @@ The grid is the protocol's; which methods there are and what they cannot do come
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmark.failures import Failure
 from benchmark.findings.scope import UNSTRUCTURED
 from benchmark.leaderboard import DENSE, SANITY, has_result, rankable
 from benchmark.report.remarks import unrankable
@@ -22,6 +23,7 @@ ASKED_FOR = "only where asked for"
 # So that the page stays a page.
 MOST_LINES = 500
 MOST_OFF_GRID = 12
+MOST_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Coverage:
         tables: of each training that occurs.
         filled: cells with a record.
         refused: cells that a method does not support.
+        failed: cells whose networks could not be trained, any of them.
         open: cells that were not evaluated yet.
         left_out: lines beyond `MOST_LINES`.
     """
@@ -87,6 +90,7 @@ class Coverage:
     tables: tuple[Table, ...]
     filled: int
     refused: int
+    failed: int
     open: int
     left_out: int
 
@@ -102,6 +106,7 @@ def coverage(
     grid: Mapping[str, Sequence[float]],
     methods: Sequence[str],
     refusal: Refusal | None = None,
+    failures: Iterable[Failure] = (),
 ) -> Coverage:
     """Returns what was evaluated.
 
@@ -110,17 +115,27 @@ def coverage(
         grid: sparsities by structure; 0 is the dense network's.
         methods: those that could be evaluated, beside those that were.
         refusal: why a method cannot do something.
+        failures: networks that could not be trained.
     """
+    lost: dict[_Training, dict[_Place, list[Failure]]] = {}
+    for one in failures:
+        level = sparsity_percent(float(one.sparsity))
+        place = (DENSE, DENSE, "0") if one.method == DENSE else (one.structure, one.method, level)
+        failed = lost.setdefault((one.objective, one.architecture, one.recipe), {})
+        failed.setdefault(place, []).append(one)
     trainings: dict[_Training, dict[_Place, list[Row]]] = {}
     for row in rows:
         training = (text(row["objective"]), text(row["architecture"]), text(row.get("recipe")))
         trainings.setdefault(training, {}).setdefault(_place(row), []).append(row)
     tables: list[Table] = []
     room, left_out = MOST_LINES, 0
-    for training, places in sorted(trainings.items()):
+    for training in sorted({*trainings, *lost}):
+        places, failed = trainings.get(training, {}), lost.get(training, {})
         for structure, levels in grid.items():
             # A table without lines takes the room of one.
-            made = _table(_Cells(training, structure, levels, places, methods, refusal), room)
+            made = _table(
+                _Cells(training, structure, levels, places, failed, methods, refusal), room
+            )
             left_out += made[1]
             if made[0] is not None:
                 tables.append(made[0])
@@ -130,6 +145,7 @@ def coverage(
         tables=tuple(tables),
         filled=sum(place[0] != DENSE for places in trainings.values() for place in places),
         refused=sum(slot.span for slot in slots if slot.reason.startswith(_REFUSED)),
+        failed=sum(len(failed) for failed in lost.values()),
         open=sum(slot.span for slot in slots if slot.reason == NOT_YET),
         left_out=left_out,
     )
@@ -154,6 +170,7 @@ class _Cells:
         structure: of what is removed.
         grid: sparsities of the protocol.
         places: rows of the training, of all structures.
+        lost: what could not be trained of it.
         methods: those that could be evaluated.
         refusal: why one cannot do something.
     """
@@ -162,8 +179,13 @@ class _Cells:
     structure: str
     grid: Sequence[float]
     places: Mapping[_Place, Sequence[Row]]
+    lost: Mapping[_Place, Sequence[Failure]]
     methods: Sequence[str]
     refusal: Refusal | None
+
+    def at(self, place: _Place) -> Slot | None:
+        """Returns the cell of networks that were tried; None where none was."""
+        return _filled(self.places.get(place, ()), self.lost.get(place, ()))
 
     def why(self, method: str, sparsity: float) -> str:
         """Returns why a cell is empty."""
@@ -184,13 +206,14 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
 
     None where nothing of this structure was trained, and nothing could be.
     """
-    own = {place for place in cells.places if place[0] == cells.structure}
+    tried = {*cells.places, *cells.lost}
+    own = {place for place in tried if place[0] == cells.structure}
     names = sorted({*(m for m in cells.methods if m != DENSE), *(method for _, method, _ in own)})
     if room <= 0:
         return None, len(names) if own else 0
     parts = (cells.training[0], cells.structure, *cells.training[1:])
     title = ", ".join(part for part in parts if part)
-    dense = _filled(cells.places.get((DENSE, DENSE, "0"), ())) or Slot(reason=NOT_YET)
+    dense = cells.at((DENSE, DENSE, "0")) or Slot(reason=NOT_YET)
     if not own:
         note = _untrained(cells)
         return (Table(slug(title), title, (), dense, (), note) if note else None), 0
@@ -214,7 +237,7 @@ def _untrained(cells: _Cells) -> str:
 def _no_network(cells: _Cells, network: str) -> str:
     """Returns which networks there are none of; those of other structures may have been evaluated.
 
-    >>> _no_network(_Cells(("adversarial", "cnn", "a"), "filter", (), {}, (), None), "network")
+    >>> _no_network(_Cells(("adversarial", "cnn", "a"), "filter", (), {}, {}, (), None), "network")
     'No network of this training with pruned filters'
     """
     if cells.structure != UNSTRUCTURED:
@@ -250,7 +273,7 @@ def _line(
 ) -> Line:
     slots = []
     for level, sparsity in levels.items():
-        filled = _filled(cells.places.get((cells.structure, method, level), ()))
+        filled = cells.at((cells.structure, method, level))
         reason = cells.why(method, sparsity)
         if reason == NOT_YET and (variant := variants.get((method, level))):
             reason = f"only as {variant}"
@@ -267,10 +290,14 @@ def _variants(own: Iterable[_Place]) -> dict[tuple[str, str], str]:
     return found
 
 
-def _filled(rows: Sequence[Row]) -> Slot | None:
-    """Returns the cell of one network's rows, of all seeds and tiers; None without any."""
+def _filled(rows: Sequence[Row], lost: Sequence[Failure]) -> Slot | None:
+    """Returns the cell of one network's rows, of all seeds and tiers; None without any.
+
+    Seeds that could not be trained are named beside those that could.
+    """
+    untrained = _untrainable(lost)
     if not rows:
-        return None
+        return Slot(reason=untrained) if lost else None
     standing = [row for row in rows if has_result(row)]
     if not standing:
         return Slot(href=checkpoint_path(rows[0]), reason=why_missing(rows[0]))
@@ -283,12 +310,22 @@ def _filled(rows: Sequence[Row]) -> Slot | None:
     alike = sum(row["tier"] == largest["tier"] for row in seeds)
     apart = [row for row in seeds if not rankable(row)]
     some = f"{len(apart)} of {len(seeds)} seeds without rank" if len(seeds) > 1 else "no rank"
+    reasons = [f"{some}: {unrankable(apart[0])}" if apart else "", untrained]
     return Slot(
         seeds=f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {text(seeds[0].get('seed'), 20)}",
         tier=f"{text(largest['tier'])}{f' for {alike}' if alike < len(seeds) else ''}",
         href=checkpoint_path(seeds[0]),
-        reason=f"{some}: {unrankable(apart[0])}" if apart else "",
+        reason="; ".join(reason for reason in reasons if reason),
     )
+
+
+def _untrainable(lost: Sequence[Failure]) -> str:
+    """Returns which seeds could not be trained, and what stopped the first; empty without any."""
+    if not lost:
+        return ""
+    seeds = ", ".join(str(seed) for seed in sorted(one.seed for one in lost)[:MOST_SEEDS])
+    more = ", …" if len(lost) > MOST_SEEDS else ""
+    return f"could not be trained (seed {seeds}{more}): {text(lost[0].error, 300)}"
 
 
 def _joined(slots: Iterable[Slot]) -> Iterable[Slot]:

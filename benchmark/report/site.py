@@ -576,7 +576,7 @@ def _coverage(
     engine: Pages, section: Section, names: Sequence[str], refusal: Refusal | None
 ) -> dict[str, bytes]:
     """Returns the page of what was evaluated."""
-    found = coverage(section.rows, section.page.grid, names, refusal)
+    found = coverage(section.rows, section.page.grid, names, refusal, section.page.failures)
     path = section.coverage
     return {path: engine.page(path, "coverage.html.jinja", section=section, found=found)}
 

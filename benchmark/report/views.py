@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import urlencode
 
+from benchmark.failures import Failure
 from benchmark.leaderboard import DENSE, has_result
 from benchmark.protocols import STRUCTURED, UNSTRUCTURED
 from benchmark.report.columns import COLUMNS, FACETS, Value
@@ -91,6 +92,7 @@ class ProtocolPage:
         reported: published figures of others that belong beside its boards.
         reasons: why settings are what they are, by name.
         grid: sparsities by structure.
+        failures: networks on its data that could not be trained.
     """
 
     id: str
@@ -105,6 +107,7 @@ class ProtocolPage:
     reported: tuple[Reported, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     grid: Mapping[str, Sequence[float]] = field(default_factory=lambda: dict(_GRID))
+    failures: tuple[Failure, ...] = ()
 
     @property
     def columns(self) -> int:

@@ -18,10 +18,12 @@ import torch
 
 from benchmark import (
     bundles,
+    campaigns,
     challenges,
     compaction,
     downloads,
     evidence,
+    failures,
     manifest,
     migrations,
     outcomes,
@@ -366,6 +368,36 @@ def _input_files() -> list[Folder]:
 def _inputs_again(found: Any, _: Path) -> None:
     assert found.keys() == {"index", "inputs"}
     _same(found, outcomes.read_arrays(outcomes.encode_arrays(found)))
+
+
+# --- Failures and campaigns -----------------------------------------------------------------------
+
+
+def _failure_files() -> list[Folder]:
+    from test_failures import KNOWN
+
+    said = KNOWN.model_dump(mode="json")
+    name = failures.path_of(Path(), KNOWN.checkpoint_id).name
+    other = "pwoa/mnist/cnn-small/benign/unstructured-99/seed0"
+    more = {failures.path_of(Path(), other).name: _json(said | {"checkpoint_id": other})}
+    return [{name: _json(said)}, {name: _json(said), **more}]
+
+
+def _failures_again(found: list[failures.Failure], place: Path) -> None:
+    for failure in found:
+        _harmless(failure.model_dump(mode="json"))
+        assert 0 <= failure.sparsity <= 1 and failure.method and failure.seed >= 0
+        failures.write(place, failure)
+    assert failures.read_all(place) == found
+
+
+def _campaign_files() -> list[Folder]:
+    return [{"c.toml": path.read_bytes()} for path in sorted((ROOT / "campaigns").glob("*.toml"))]
+
+
+def _campaign_again(found: campaigns.Campaign, _: Path) -> None:
+    _harmless(found.model_dump(mode="json"))
+    assert campaigns.Campaign.model_validate(found.model_dump(mode="json")) == found
 
 
 # --- Submissions, reports and others --------------------------------------------------------------
@@ -821,6 +853,13 @@ READERS: tuple[Reader, ...] = (
     Reader("challenge", _challenge_files, _read_challenges, _challenges_again, _mended_challenge),
     Reader(
         "challenge inputs", _input_files, lambda p: challenging._read(p / "i.npz"), _inputs_again
+    ),
+    Reader("failure", _failure_files, failures.read_all, _failures_again),
+    Reader(
+        "campaign",
+        _campaign_files,
+        lambda p: campaigns.read_campaign(p / "c.toml"),
+        _campaign_again,
     ),
     Reader(
         "submission",

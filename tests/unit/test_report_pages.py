@@ -27,6 +27,7 @@ from test_report import DATA, Page, contents
 
 from benchmark.comparison import head_to_head, pareto
 from benchmark.errors import ContractError
+from benchmark.failures import Failure
 from benchmark.findings import CLAIMS, findings
 from benchmark.leaderboard import rank
 from benchmark.pipeline.reporting import refusals
@@ -412,6 +413,36 @@ def test_a_row_without_a_result_says_why():
     [table] = covered([failed, made("snip")]).tables
     [slot] = slots(table, "lwm-global")
     assert slot.href and slot.reason == "failed: out of memory"
+
+
+def lost(row, method, level, seed=0, objective=""):
+    said = f"{objective or row['objective']}/unstructured-{level}/seed{seed}"
+    return Failure(
+        checkpoint_id=f"{method}/{row['dataset']}/{row['architecture']}/{said}",
+        recipe=row["recipe"],
+        recipe_digest="0" * 64,
+        error="expected a finite loss, got <nan>",
+        environment={},
+    )
+
+
+def test_what_could_not_be_trained_says_why():
+    [row] = rows = ranked_rows(pd.DataFrame([made()]))
+    failures = [
+        lost(row, "snip", 90),
+        lost(row, "lwm-global", 90, seed=1),
+        lost(row, "snip", 50, objective="x"),
+    ]
+    found = coverage(rows, GRID, ("dense", "snip", "lwm-global"), refused, failures)
+    plain, other = found.tables
+    [slot] = slots(plain, "snip")
+    assert slot.reason == "could not be trained (seed 0): expected a finite loss, got <nan>"
+    assert (slot.href, slot.seeds) == ("", "")
+    [slot] = slots(plain, "lwm-global")
+    assert slot.seeds == "seed 0" and slot.reason.startswith("could not be trained (seed 1): ")
+    # A training of which nothing else is there has a table of its own.
+    assert other.title.startswith("x, unstructured") and other.levels == ("50",)
+    assert (found.filled, found.failed, found.open) == (1, 3, 1)
 
 
 def test_a_training_of_dense_networks_alone_takes_a_line():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import test_challenges
+import test_failures
 import test_records
 import test_submissions
 
@@ -186,6 +187,8 @@ def documents(name: str) -> dict[str, Any]:
         return Draft.model_validate(test_submissions.DRAFT).model_dump(mode="json")
     if name == "campaign":
         return read_campaign(ROOT / "campaigns" / "mnist.toml").model_dump(mode="json")
+    if name == "failure":
+        return test_failures.KNOWN.model_dump(mode="json")
     challenge = test_challenges.challenge_of(test_challenges.ARRAYS, **test_challenges.SAID)
     return challenge.model_dump(mode="json")
 

@@ -1,0 +1,169 @@
+"""Failures: networks that could not be trained, and why; a small JSON file each.
+
+A cell of a board is empty because nobody has been there, because a method cannot do it, or because
+it was tried and failed. Only the last leaves nothing behind that could be looked at, so it is
+written down, and goes away once the network is made.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from benchmark.errors import ManifestError, RecordError, StorageError, shorten
+from benchmark.files import inside, read_bounded, write_atomically
+from benchmark.manifest import CheckpointId, Digest, Line, Strict, explain, slug
+from benchmark.migrations import migrate, parse
+
+LARGEST_FAILURE = 64 << 10
+
+_SEGMENT = r"([a-z0-9][a-z0-9._:=-]{0,63})"
+_ID = re.compile(
+    "/".join([_SEGMENT] * 4 + [r"([a-z]+)-([0-9]{1,3}(?:\.[0-9]{1,20})?)/seed([0-9]{1,9})"])
+)
+
+
+class Failure(Strict):
+    """One network that could not be trained.
+
+    Attributes:
+        schema_version: of this format.
+        checkpoint_id: id that it would have had in the manifest.
+        recipe: id of the training recipe.
+        recipe_digest: its digest; a failure of another text of the recipe says nothing.
+        error: what stopped it, in one line.
+        environment: versions and device.
+    """
+
+    schema_version: Literal[1] = 1
+    checkpoint_id: CheckpointId
+    recipe: Line = Field(min_length=1)
+    recipe_digest: Digest
+    error: Line = Field(min_length=1)
+    environment: dict[Line, Line]
+
+    @model_validator(mode="after")
+    def _id_is_one(self) -> Self:
+        if _ID.fullmatch(self.checkpoint_id) is None or self.sparsity > 1:
+            raise ValueError(
+                "expected checkpoint_id method/dataset/architecture/objective/structure-percent/"
+                f"seed<n>, got '{shorten(self.checkpoint_id)}'"
+            )
+        return self
+
+    def _part(self, number: int) -> str:
+        match = _ID.fullmatch(self.checkpoint_id)
+        return match[number] if match else ""
+
+    @property
+    def method(self) -> str:
+        """Registered name, with the settings that differ from its defaults."""
+        return self._part(1)
+
+    @property
+    def dataset(self) -> str:
+        """Data set id."""
+        return self._part(2)
+
+    @property
+    def architecture(self) -> str:
+        """Architecture id."""
+        return self._part(3)
+
+    @property
+    def objective(self) -> str:
+        """Training loss of all stages."""
+        return self._part(4)
+
+    @property
+    def structure(self) -> str:
+        """What was to be removed as a unit."""
+        return self._part(5)
+
+    @property
+    def sparsity(self) -> Fraction:
+        """Share of units that were to be removed."""
+        return Fraction(self._part(6)) / 100
+
+    @property
+    def seed(self) -> int:
+        """Of training."""
+        return int(self._part(7))
+
+
+def path_of(folder: Path, checkpoint_id: str) -> Path:
+    """Returns where the failure of a network lies, given the folder of all failures.
+
+    Raises:
+        ManifestError: an id that leads out of the folder.
+    """
+    return inside(folder, f"{slug(checkpoint_id)}.json")
+
+
+def write(folder: Path, failure: Failure) -> Path:
+    """Writes a failure, in place of an earlier one of the same network; returns its path.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    path = path_of(folder, failure.checkpoint_id)
+    text = json.dumps(failure.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
+    return path
+
+
+def forget(folder: Path, checkpoint_id: str) -> None:
+    """Removes the failure of a network, if there is one."""
+    path_of(folder, checkpoint_id).unlink(missing_ok=True)
+
+
+def read_all(folder: Path) -> list[Failure]:
+    """Returns all failures, in order of id.
+
+    Raises:
+        RecordError: one is damaged, or in another's place.
+    """
+    return sorted((_read(path) for path in folder.glob("*.json")), key=lambda f: f.checkpoint_id)
+
+
+def standing(
+    failures: Iterable[Failure], digests: dict[str, str], made: Iterable[str]
+) -> list[Failure]:
+    """Returns the failures that still say something.
+
+    Args:
+        failures: any.
+        digests: of the recipes as they are now, by id.
+        made: ids of checkpoints that there are.
+    """
+    there = set(made)
+    return [
+        one
+        for one in failures
+        if one.checkpoint_id not in there and digests.get(one.recipe) == one.recipe_digest
+    ]
+
+
+def _read(path: Path) -> Failure:
+    shown = shorten(str(path), 400)
+    if path.is_symlink():
+        raise RecordError(f"expected a file {shown}, got a link; remove it")
+    try:
+        data = parse("failure", read_bounded(path, LARGEST_FAILURE), shown)
+        failure = Failure.model_validate_json(json.dumps(migrate("failure", data)))
+    except (ManifestError, RecordError, StorageError, FileNotFoundError) as error:
+        raise RecordError(f"{shorten(str(error), 400)}; remove {shown}") from error
+    except ValidationError as error:
+        raise RecordError(
+            f"expected a failure in {shown}, got {explain(error)}; remove it"
+        ) from error
+    if path.name != path_of(path.parent, failure.checkpoint_id).name:
+        raise RecordError(
+            f"expected the failure of {failure.checkpoint_id} under its own name, got it in "
+            f"{shown}; remove it"
+        )
+    return failure

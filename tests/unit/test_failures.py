@@ -1,0 +1,94 @@
+"""Failures of training: written, read as a stranger's file, and dropped once they say nothing."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark import failures
+from benchmark.errors import RecordError
+from benchmark.failures import Failure
+
+ID = "atmc:bits=8/digits/cnn-tiny/benign/unstructured-99.5/seed3"
+KNOWN = Failure(
+    checkpoint_id=ID,
+    recipe="digits",
+    recipe_digest="a" * 64,
+    error="expected a finite loss, got nan in epoch 1",
+    environment={"torch": "2"},
+)
+
+
+def test_an_id_says_what_was_to_be_made() -> None:
+    found = (KNOWN.method, KNOWN.dataset, KNOWN.architecture, KNOWN.objective, KNOWN.structure)
+    assert found == ("atmc:bits=8", "digits", "cnn-tiny", "benign", "unstructured")
+    assert (KNOWN.sparsity, KNOWN.seed) == (Fraction(995, 1000), 3)
+
+
+@given(st.text(min_size=1, max_size=50), st.integers(0, 10**9 - 1), st.integers(0, 100))
+def test_what_is_written_is_read(tmp_path_factory, error: str, seed: int, percent: int) -> None:
+    folder = tmp_path_factory.mktemp("failures")
+    said = "".join(character for character in error if character.isprintable()) or "-"
+    name = f"snip/digits/cnn-tiny/benign/filter-{percent}/seed{seed}"
+    failure = KNOWN.model_copy(update={"checkpoint_id": name, "error": said})
+    failures.write(folder, KNOWN)
+    failures.write(folder, failure)
+    assert failures.read_all(folder) == sorted([KNOWN, failure], key=lambda f: f.checkpoint_id)
+    failures.forget(folder, name)
+    failures.forget(folder, name)
+    assert failures.read_all(folder) == [KNOWN]
+
+
+def test_no_folder_has_no_failures(tmp_path: Path) -> None:
+    assert failures.read_all(tmp_path / "nowhere") == []
+
+
+def test_a_failure_says_something_while_its_recipe_stands_and_nothing_was_made() -> None:
+    def left(digests: dict[str, str], *made: str) -> list[Failure]:
+        return failures.standing([KNOWN], digests, made)
+
+    assert left({"digits": "a" * 64}, "another") == [KNOWN]
+    assert left({"digits": "b" * 64}) == left({}) == left({"digits": "a" * 64}, ID) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"checkpoint_id": "../../x"}, "expected checkpoint_id method/dataset/"),
+        ({"checkpoint_id": ID.replace("99.5", "100.5")}, "expected checkpoint_id method/dataset/"),
+        ({"checkpoint_id": ID.replace("atmc", "ATMC")}, "expected checkpoint_id method/dataset/"),
+        ({"error": "two\nlines"}, "error: "),
+        ({"error": ""}, "error: "),
+        ({"recipe_digest": "short"}, "recipe_digest: "),
+        ({"more": 1}, "more: "),
+        ({"schema_version": 2}, "update this one"),
+        ({"environment": {"torch": 2}}, "environment.torch: "),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    path = failures.write(tmp_path, KNOWN)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RecordError) as raised:
+        failures.read_all(tmp_path)
+    assert told in str(raised.value) and path.name in str(raised.value)
+    assert "remove" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_failures(tmp_path: Path) -> None:
+    path = failures.write(tmp_path, KNOWN)
+    path.rename(tmp_path / "another.json")
+    with pytest.raises(RecordError, match="under its own name"):
+        failures.read_all(tmp_path)
+    path.symlink_to(tmp_path / "another.json")
+    (tmp_path / "another.json").rename(tmp_path / "elsewhere")
+    with pytest.raises(RecordError, match="got a link"):
+        failures.read_all(tmp_path)
+    path.unlink()
+    path.write_bytes(b"[" * (failures.LARGEST_FAILURE + 1))
+    with pytest.raises(RecordError, match="at most 65536 bytes"):
+        failures.read_all(tmp_path)
