@@ -20,7 +20,7 @@ from benchmark.errors import ContractError
 from benchmark.evidence import Found, decode, encode
 from benchmark.manifest import load_model
 from benchmark.outcomes import Outcomes
-from benchmark.pipeline import Project, evaluate_all
+from benchmark.pipeline import Project, evaluate_all, verifying
 from benchmark.pipeline.shards import examples_of
 from benchmark.pipeline.verifying import (
     Verification,
@@ -438,8 +438,9 @@ def test_the_command_takes_what_is_at_hand(
 ) -> None:
     monkeypatch.delenv("ROBUSTPRUNE_DATA", raising=False)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        front = ["robustprune", "--root", str(project.root), "--workers", "1", "verify"]
+    def run(*arguments: str, download: bool = False) -> tuple[int, str, str]:
+        front = ["robustprune", "--root", str(project.root), "--workers", "1"]
+        front += [*(["--download"] if download else []), "verify"]
         monkeypatch.setattr(sys, "argv", [*front, "--bounds", "0", *arguments])
         with pytest.raises(SystemExit) as left:
             cli.main()
@@ -459,6 +460,12 @@ def test_the_command_takes_what_is_at_hand(
         assert code == 9 and "000010.npz is missing" in err
     code, _, err = run("--protocol", "mnist-linf")
     assert code != 0
+    # What may be fetched is not left out.
+    tried: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "verify_all", lambda _, paths, **__: tried.extend(paths) or [])
+        run(download=True)
+    assert {path.parent.name for path in tried} == {FAST.id, "mnist-linf"}
     shutil.rmtree(project.results / FAST.id)
     code, _, err = run()
     assert code == 5 and "expected data of mnist" in err

@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -23,13 +23,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.errors import ManifestError, UnknownName, shorten
+from benchmark.errors import DataUnavailable, ManifestError, UnknownName, shorten
 from benchmark.pipeline.project import MANIFEST, Project, Watch, find_root
 from benchmark.workers import EXECUTORS, Workers
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.manifest import Manifest
     from benchmark.workers import Executor as ExecutorName
+
+Item = TypeVar("Item")
 
 app = typer.Typer(
     help="Benchmark and leaderboard for pruning methods that keep networks adversarially robust.",
@@ -264,6 +266,34 @@ def protocol_of(datasets: set[str]) -> str:
         f"expected checkpoints of one data set with a protocol, got {', '.join(sorted(datasets))}; "
         "give --protocol"
     )
+
+
+def with_data(
+    needs: Sequence[tuple[Item, str]], words: Callable[[Sequence[Item]], str]
+) -> list[Item]:
+    """Returns what has its data at hand, or may fetch them, and says what is left out.
+
+    Args:
+        needs: what is wanted, and the data set that it needs; empty for none.
+        words: names some of it.
+
+    Raises:
+        DataUnavailable: all of it is left out.
+    """
+    from benchmark.datasets import status
+
+    known = {name: status(name, where.project.data_root) for _, name in needs if name}
+    left = [name for name, found in known.items() if not (where.project.download or found.found)]
+    for name in left:
+        some = words([one for one, needed in needs if needed == name])
+        err.print(f"{some} left out for want of {name}: {known[name].how_to_get}", soft_wrap=True)
+    kept = [one for one, name in needs if name not in left]
+    if needs and not kept:
+        raise DataUnavailable(
+            f"expected data of {', '.join(left)}, found none; `robustprune doctor` tells how to "
+            "get them"
+        )
+    return kept
 
 
 def how_to_fill(dataset: str) -> str:

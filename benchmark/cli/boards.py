@@ -23,8 +23,9 @@ from benchmark.cli.base import (
     project_manifest,
     protocol_of,
     where,
+    with_data,
 )
-from benchmark.errors import BenchmarkError, DataUnavailable, ManifestError, lookup
+from benchmark.errors import BenchmarkError, ManifestError, lookup
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     import pandas as pd
@@ -350,7 +351,10 @@ def run(
     """
     limit(executor, address, minutes, gigabytes)
     planned = _planned(protocol or [])
-    for chosen, entries in planned if protocol else _with_data(planned):
+    if not protocol:
+        needs = [(one, one[0].dataset) for one in planned]
+        planned = with_data(needs, lambda some: ", ".join(chosen.id for chosen, _ in some))
+    for chosen, entries in planned:
         _evaluate(entries, chosen, tier)
     report()
 
@@ -377,32 +381,6 @@ def _planned(asked: Sequence[str]) -> list[tuple["Protocol", list["Checkpoint"]]
                 f"{how_to_fill(missing.dataset)}"
             )
     return filled
-
-
-def _with_data(
-    planned: Sequence[tuple["Protocol", list["Checkpoint"]]],
-) -> list[tuple["Protocol", list["Checkpoint"]]]:
-    """Returns protocols whose data are at hand or may be fetched, and says which are left out.
-
-    Raises:
-        DataUnavailable: there are no others.
-    """
-    from benchmark.datasets import status
-
-    known = {p.dataset: status(p.dataset, where.project.data_root) for p, _ in planned}
-    kept = []
-    for chosen, entries in planned:
-        if where.project.download or known[chosen.dataset].found:
-            kept.append((chosen, entries))
-        else:
-            how = known[chosen.dataset].how_to_get
-            err.print(f"{chosen.id} left out for want of {chosen.dataset}: {how}", soft_wrap=True)
-    if not kept:
-        raise DataUnavailable(
-            f"expected data of {', '.join(known)}, found none; `robustprune doctor` tells how to "
-            "get them"
-        )
-    return kept
 
 
 @app.command()

@@ -18,8 +18,9 @@ from benchmark.cli.base import (
     project_manifest,
     protocol_of,
     where,
+    with_data,
 )
-from benchmark.errors import DataUnavailable, RecordError
+from benchmark.errors import RecordError
 
 if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.pipeline.auditing import Audit, Finding
@@ -64,7 +65,8 @@ def verify(
 
     paths = _records_named(record or [], protocol or [])
     if not (record or protocol):
-        paths = _with_data(paths)
+        needs = [(path, _data_of(path)) for path in paths]
+        paths = with_data(needs, lambda some: f"{len(some)} records")
     drawn = secrets.randbits(32) if seed is None else seed
     out.print(f"bounds of {bounds:.0%} of the examples, seed {drawn}", soft_wrap=True)
     with progress_bar("verify") as watch:
@@ -102,33 +104,15 @@ def verify(
     _refuse_differences(found)
 
 
-def _with_data(paths: Sequence[Path]) -> list[Path]:
-    """Returns the records whose data are at hand, and says which are left out.
+def _data_of(path: Path) -> str:
+    """Returns the data set that a record needs; empty for a protocol that nobody knows.
 
-    Raises:
-        DataUnavailable: there are no others.
+    Such a record is no gap, but a difference, and named as one.
     """
-    from benchmark.datasets import status
     from benchmark.protocols import PROTOCOLS
 
-    kept: list[Path] = []
-    left: dict[str, list[Path]] = {}
-    for path in paths:
-        chosen = PROTOCOLS.get(path.parent.name)
-        # A protocol that nobody knows is a difference, and named as one.
-        if chosen is None or status(chosen.dataset, where.project.data_root).found:
-            kept.append(path)
-        else:
-            left.setdefault(chosen.dataset, []).append(path)
-    for dataset, some in left.items():
-        how = status(dataset, where.project.data_root).how_to_get
-        err.print(f"{len(some)} records left out for want of {dataset}: {how}", soft_wrap=True)
-    if not kept:
-        raise DataUnavailable(
-            f"expected data of {', '.join(left)}, found none; `robustprune doctor` tells how to "
-            "get them"
-        )
-    return kept
+    chosen = PROTOCOLS.get(path.parent.name)
+    return chosen.dataset if chosen else ""
 
 
 def _records_named(names: Sequence[str], protocols: Sequence[str]) -> list[Path]:
