@@ -244,38 +244,10 @@ def test_altered_record_is_refused(tmp_path: Path) -> None:
         results(project)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["evaluate", "dense/digits/cnn-tiny/adversarial/unstructured-0/seed1"], 3, "did you mean"),
-        (["run", "--protocol", "digit-linf"], 3, "did you mean digits-linf"),
-        (["run", "--protocol", "digits-linf", "--tier", "huge"], 3, "unknown tier"),
-        (["compress", "lwm-layer-wise"], 3, "did you mean lwm-layerwise"),
-        (["compress", "random", "--recipe", "digit"], 3, "did you mean digits"),
-        (["compress", "random", "--objective", "adversary"], 3, "did you mean adversarial"),
-        (["compress", "random", "--sparsity", "1.5"], 7, "expected a sparsity in"),
-        (["compress", "random", "--architecture", "cnn-tin"], 3, "did you mean cnn-tiny"),
-        (["compress", "random", "--recipe", "mnist-short"], 5, "ROBUSTPRUNE_DATA"),
-        (["--device", "tpu9", "evaluate", DENSE], 7, "expected a device"),
-        (["list", "method"], 3, "did you mean methods"),
-        (["compress", "random", "--sparsity", ""], 7, "expected a sparsity in"),
-        (["run", "--protocol", "mnist-linf"], 4, "--recipe mnist-short"),
-        (["--root", "/dev/null", "list", "checkpoints"], 4, "give --root"),
-        (["--device", "tpu9", "doctor"], 6, "got trouble with device"),
-        (["report"], 9, "found none"),
-        (["evaluate"], 2, "Missing argument"),
-        (["nonsense"], 2, "No such command"),
-    ],
-)
-def test_refusals_are_one_line_with_their_exit_code(
-    tmp_path: Path, arguments: list[str], code: int, words: str
-) -> None:
-    done = command(make_project(tmp_path, DENSE), *arguments)
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    if code > 2:
-        assert len(done.stderr.strip().splitlines()) == 1
+def test_a_refusal_is_one_line_with_its_exit_code(tmp_path: Path) -> None:
+    done = command(make_project(tmp_path, DENSE), "report")
+    assert done.returncode == 9 and "found none" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 
 def test_missing_data_names_the_next_step(tmp_path: Path) -> None:

@@ -186,6 +186,45 @@ def test_a_run_of_everything_leaves_out_what_has_no_data(
     assert "mnist-linf" not in asked
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["evaluate", "dense/digits/cnn-tiny/adversarial/unstructured-0/seed1"], 3, "did you mean"),
+        (["run", "--protocol", "digit-linf"], 3, "did you mean digits-linf"),
+        (["run", "--protocol", "digits-linf", "--tier", "huge"], 3, "unknown tier"),
+        (["compress", "lwm-layer-wise"], 3, "did you mean lwm-layerwise"),
+        (["compress", "random", "--recipe", "digit"], 3, "did you mean digits"),
+        (["compress", "random", "--objective", "adversary"], 3, "did you mean adversarial"),
+        (["compress", "random", "--sparsity", "1.5"], 7, "expected a sparsity in"),
+        (["compress", "random", "--architecture", "cnn-tin"], 3, "did you mean cnn-tiny"),
+        (["compress", "random", "--recipe", "mnist-short"], 5, "ROBUSTPRUNE_DATA"),
+        (["--device", "tpu9", "evaluate", DENSE], 7, "expected a device"),
+        (["list", "method"], 3, "did you mean methods"),
+        (["compress", "random", "--sparsity", ""], 7, "expected a sparsity in"),
+        (["run", "--protocol", "mnist-linf"], 4, "--recipe mnist-short"),
+        (["--root", "/dev/null", "list", "checkpoints"], 4, "give --root"),
+        (["--device", "tpu9", "doctor"], 6, "got trouble with device"),
+        (["report"], 9, "found none"),
+        (["evaluate"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_refusals_are_one_line_with_their_exit_code(
+    run: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    make_project(tmp_path, DENSE)
+    answer = run(tmp_path, *arguments)
+    assert answer.code == code and words in answer.err and "Traceback" not in answer.err
+    if code > 2:
+        assert len(answer.err.strip().splitlines()) == 1
+
+
 def test_empty_manifest_is_told_to_compress(run: Runner, tmp_path: Path) -> None:
     write_manifest(tmp_path / "checkpoints_manifest.json", Manifest())
     for command, code in (("run", 4), ("report", 9)):
