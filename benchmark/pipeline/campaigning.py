@@ -1,7 +1,7 @@
 """Fills a board as its campaign says: plan, train what is missing, evaluate it, part by part."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby, pairwise
 
@@ -12,7 +12,7 @@ from benchmark.campaigns import Campaign, Group, Tier, larger
 from benchmark.errors import BenchmarkError, ContractError, shorten
 from benchmark.leaderboard import rank
 from benchmark.manifest import Checkpoint, empty_network
-from benchmark.pipeline.compressing import Order, compress_all, finished
+from benchmark.pipeline.compressing import Order, compress_all, finished, id_of
 from benchmark.pipeline.evaluating import evaluate_all, unevaluated
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.reporting import results
@@ -89,19 +89,14 @@ def _check_architectures(orders: Iterable[Order]) -> None:
 
 def _check_recipes(orders: Iterable[Order]) -> None:
     """Refuses networks that are to be made by two recipes: one would take the other's place."""
-    known: dict[Order, str] = {}
+    known: dict[str, str] = {}
     for order in orders:
-        if (other := known.setdefault(_placed(order), order.recipe)) != order.recipe:
+        if (other := known.setdefault(id_of(order), order.recipe)) != order.recipe:
             raise ContractError(
                 f"expected each network by one recipe, got {_words(order)} by {other} and "
                 f"{order.recipe}, which would have one id; leave one out, or put it on a board "
                 "of its own"
             )
-
-
-def _placed(order: Order) -> Order:
-    """Returns an order but for its recipe, of which an id knows the data set alone."""
-    return replace(order, recipe=recipe(order.recipe).dataset)
 
 
 def _words(order: Order) -> str:
@@ -121,13 +116,9 @@ def refuse_others(project: Project, networks: Sequence[Network]) -> None:
     Raises:
         ContractError: names the first such network.
     """
-    known = {
-        (e.dataset, e.method, e.architecture, e.objective, e.structure, e.sparsity, e.seed): e
-        for e in project.manifest().checkpoints
-    }
+    known = {entry.id: entry for entry in project.manifest().checkpoints}
     for order in (network.order for network in networks):
-        place = (recipe(order.recipe).dataset, order.method, order.architecture, order.objective)
-        there = known.get((*place, order.structure, float(order.sparsity), order.seed))
+        there = known.get(id_of(order))
         if there is not None and there.recipe != order.recipe:
             raise ContractError(
                 f"expected {there.id} by {order.recipe}, or not at all, got one by "

@@ -47,7 +47,7 @@ from benchmark.manifest import (
 )
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.protocols import PROTOCOLS
-from benchmark.pruning import Structure, as_sparsity, measure
+from benchmark.pruning import Structure, measure
 from benchmark.recipes import RECIPES, objective_of, recipe
 from benchmark.threat import ThreatModel
 from benchmark.training import Run, Stage, fit
@@ -429,17 +429,12 @@ def _budget(job: _Job, task: methods.Task, hours: float) -> Budget:
 
 def finished(project: Project, orders: Sequence[Order]) -> dict[Order, Checkpoint]:
     """Returns the checkpoints of those orders that are whole in the project, by the same recipe."""
-    known: dict[tuple[object, ...], Checkpoint] = {}
-    for entry in project.manifest().checkpoints:
-        fields = (entry.method, entry.dataset, entry.architecture, entry.objective)
-        level = as_sparsity(entry.sparsity)
-        known[*fields, entry.structure, level, entry.seed, entry.recipe_digest] = entry
+    known = {entry.id: entry for entry in project.manifest().checkpoints}
     found = {}
     for order in orders:
-        chosen = recipe(order.recipe)
-        fields = (order.method, chosen.dataset, order.architecture, order.objective)
-        there = known.get((*fields, order.structure, order.sparsity, order.seed, chosen.digest))
-        if there is not None and is_whole(there, project.root):
+        there = known.get(id_of(order))
+        ours = there is not None and there.recipe_digest == recipe(order.recipe).digest
+        if there is not None and ours and is_whole(there, project.root):
             found[order] = there
     return found
 
@@ -594,7 +589,8 @@ def _keep_failure(project: Project, order: Order, error: BenchmarkError) -> None
 
 def id_of(order: Order) -> str:
     """Returns the id of the checkpoint that an order asks for."""
-    fields = asdict(order) | {"dataset": recipe(order.recipe).dataset}
+    level = float(order.sparsity)  # as the manifest has it
+    fields = asdict(order) | {"dataset": recipe(order.recipe).dataset, "sparsity": level}
     return checkpoint_id(Checkpoint.model_construct(**fields))
 
 

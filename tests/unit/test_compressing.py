@@ -162,6 +162,13 @@ def test_other_recipe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [e.id for e in project(tmp_path).manifest().checkpoints] == [first.id]
 
 
+def test_a_share_that_no_float_has_is_found_again(tmp_path: Path) -> None:
+    third = replace(ORDER, sparsity=Fraction(1, 3), objective="benign")
+    [entry] = make(tmp_path, third)
+    assert compressing.id_of(third) == entry.id
+    assert compressing.finished(project(tmp_path), [third, ORDER]) == {third: entry}
+
+
 def test_finetuning_uses_the_cell_s_objective(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
