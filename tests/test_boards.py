@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import records
+from benchmark import failures, records
 from benchmark.campaigns import read_campaign
 from benchmark.manifest import Checkpoint, is_whole, read_manifest
 from benchmark.pipeline import Project
 from benchmark.pipeline.campaigning import plan_campaign
-from benchmark.pipeline.compressing import finished
+from benchmark.pipeline.compressing import failures_of, finished
 from benchmark.pipeline.verifying import verify_all
 from benchmark.protocols import PROTOCOLS
 from benchmark.workers import Workers
@@ -45,6 +45,10 @@ def test_a_board_holds_what_its_campaign_says(name: str, entries: dict[str, Chec
     there = finished(PROJECT, [network.order for network in plan.networks])
     found = {entry.id for entry in entries.values() if entry.dataset == name}
     assert {entry.id for entry in there.values()} == found
+
+
+def test_failures_speak_of_networks_that_there_are_not() -> None:
+    assert failures.read_all(PROJECT.failures) == failures_of(PROJECT)
 
 
 def test_drawn_records_are_verified(data_root: Path) -> None:
