@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from benchmark.manifest import Manifest, read_manifest
 from benchmark.workers import Workers
+
+if TYPE_CHECKING:
+    from benchmark.manifest import Manifest
 
 MANIFEST = "checkpoints_manifest.json"
 
@@ -96,6 +98,8 @@ class Project:
         """Shards, pretrained networks and training states: all of it can be remade."""
         return self.root / ".cache"
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> "Manifest":
         """Returns the manifest as it is on disk now."""
+        from benchmark.manifest import read_manifest  # with torch, which this class does without
+
         return read_manifest(self.manifest_path)

@@ -75,6 +75,23 @@ def make_stale(project: Project, checkpoint: str) -> None:
     path.write_text(records.sealed(altered).model_dump_json())
 
 
+def test_help_waits_for_nothing_heavy() -> None:
+    seen = "import sys, benchmark.cli; print(*(sys.modules.keys() & {'torch', 'scipy', 'pandas'}))"
+    done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_the_pipeline_has_each_name_that_it_lists() -> None:
+    assert sorted(name for names in pipeline._HOMES.values() for name in names) == pipeline.__all__
+    assert all(
+        getattr(pipeline, name).__module__.startswith("benchmark.")
+        for name in dir(pipeline)
+        if name in pipeline.__all__
+    )
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        _ = pipeline.train
+
+
 # --- Names are printed whole ----------------------------------------------------------------------
 
 
