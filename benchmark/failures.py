@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -25,6 +25,45 @@ _SEGMENT = r"([a-z0-9][a-z0-9._:=-]{0,63})"
 _ID = re.compile(
     "/".join([_SEGMENT] * 4 + [r"([a-z]+)-([0-9]{1,3}(?:\.[0-9]{1,20})?)/seed([0-9]{1,9})"])
 )
+
+
+class Network(NamedTuple):
+    """What an id says.
+
+    Attributes:
+        method: registered name, with the settings that differ from its defaults.
+        dataset: data set id.
+        architecture: architecture id.
+        objective: training loss of all stages.
+        structure: what was to be removed as a unit.
+        sparsity: share of units that were to be removed, in [0, 1].
+        seed: of training.
+    """
+
+    method: str
+    dataset: str
+    architecture: str
+    objective: str
+    structure: str
+    sparsity: Fraction
+    seed: int
+
+
+def network_of(checkpoint_id: str) -> Network:
+    """Returns what the id of a checkpoint says.
+
+    Raises:
+        ValueError: no such id.
+    """
+    match = _ID.fullmatch(checkpoint_id)
+    share = Fraction(match[6]) / 100 if match else Fraction(2)
+    if match is None or share > 1:
+        raise ValueError(
+            "expected checkpoint_id method/dataset/architecture/objective/structure-percent/"
+            f"seed<n>, got '{shorten(checkpoint_id)}'"
+        )
+    method, dataset, architecture, objective, structure, _, seed = match.groups()
+    return Network(method, dataset, architecture, objective, structure, share, int(seed))
 
 
 class Failure(Strict):
@@ -48,51 +87,13 @@ class Failure(Strict):
 
     @model_validator(mode="after")
     def _id_is_one(self) -> Self:
-        if _ID.fullmatch(self.checkpoint_id) is None or self.sparsity > 1:
-            raise ValueError(
-                "expected checkpoint_id method/dataset/architecture/objective/structure-percent/"
-                f"seed<n>, got '{shorten(self.checkpoint_id)}'"
-            )
+        network_of(self.checkpoint_id)
         return self
 
-    def _part(self, number: int) -> str:
-        match = _ID.fullmatch(self.checkpoint_id)
-        return match[number] if match else ""
-
     @property
-    def method(self) -> str:
-        """Registered name, with the settings that differ from its defaults."""
-        return self._part(1)
-
-    @property
-    def dataset(self) -> str:
-        """Data set id."""
-        return self._part(2)
-
-    @property
-    def architecture(self) -> str:
-        """Architecture id."""
-        return self._part(3)
-
-    @property
-    def objective(self) -> str:
-        """Training loss of all stages."""
-        return self._part(4)
-
-    @property
-    def structure(self) -> str:
-        """What was to be removed as a unit."""
-        return self._part(5)
-
-    @property
-    def sparsity(self) -> Fraction:
-        """Share of units that were to be removed."""
-        return Fraction(self._part(6)) / 100
-
-    @property
-    def seed(self) -> int:
-        """Of training."""
-        return int(self._part(7))
+    def network(self) -> Network:
+        """What was to be made."""
+        return network_of(self.checkpoint_id)
 
 
 def path_of(folder: Path, checkpoint_id: str) -> Path:

@@ -138,7 +138,7 @@ def report(project: Project) -> list[Path]:
     pages = {
         name: dataclasses.replace(
             page(protocol),
-            failures=tuple(one for one in failed if one.dataset == protocol.dataset),
+            failures=tuple(one for one in failed if one.network.dataset == protocol.dataset),
         )
         for name, protocol in PROTOCOLS.items()
     }

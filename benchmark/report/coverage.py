@@ -119,9 +119,10 @@ def coverage(
     """
     lost: dict[_Training, dict[_Place, list[Failure]]] = {}
     for one in failures:
-        level = sparsity_percent(float(one.sparsity))
-        place = (DENSE, DENSE, "0") if one.method == DENSE else (one.structure, one.method, level)
-        failed = lost.setdefault((one.objective, one.architecture, one.recipe), {})
+        it = one.network
+        level = sparsity_percent(float(it.sparsity))
+        place = (DENSE, DENSE, "0") if it.method == DENSE else (it.structure, it.method, level)
+        failed = lost.setdefault((it.objective, it.architecture, one.recipe), {})
         failed.setdefault(place, []).append(one)
     trainings: dict[_Training, dict[_Place, list[Row]]] = {}
     for row in rows:
@@ -323,7 +324,7 @@ def _untrainable(lost: Sequence[Failure]) -> str:
     """Returns which seeds could not be trained, and what stopped the first; empty without any."""
     if not lost:
         return ""
-    seeds = ", ".join(str(seed) for seed in sorted(one.seed for one in lost)[:MOST_SEEDS])
+    seeds = ", ".join(str(seed) for seed in sorted(one.network.seed for one in lost)[:MOST_SEEDS])
     more = ", …" if len(lost) > MOST_SEEDS else ""
     return f"could not be trained (seed {seeds}{more}): {text(lost[0].error, 300)}"
 
