@@ -15,15 +15,16 @@ from typing import Literal, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import ManifestError, RecordError, StorageError, shorten
-from benchmark.files import inside, read_bounded, write_atomically
-from benchmark.manifest import CheckpointId, Digest, Line, Strict, explain, slug
+from benchmark.files import read_bounded, write_atomically
+from benchmark.manifest import Checkpoint, CheckpointId, Digest, Line, Strict, explain, slug
 from benchmark.migrations import migrate, parse
 
 LARGEST_FAILURE = 64 << 10
 
+# As the manifest's, whose parts are no groups.
 _SEGMENT = r"([a-z0-9][a-z0-9._:=-]{0,63})"
 _ID = re.compile(
-    "/".join([_SEGMENT] * 4 + [r"([a-z]+)-([0-9]{1,3}(?:\.[0-9]{1,20})?)/seed([0-9]{1,9})"])
+    "/".join([_SEGMENT] * 4 + [r"([a-z]+)-([0-9]{1,3}(?:\.[0-9]+)?)/seed([0-9]{1,9})"])
 )
 
 
@@ -56,13 +57,13 @@ def network_of(checkpoint_id: str) -> Network:
         ValueError: no such id.
     """
     match = _ID.fullmatch(checkpoint_id)
-    share = Fraction(match[6]) / 100 if match else Fraction(2)
-    if match is None or share > 1:
+    if match is None or Fraction(match[6]) > 100:
         raise ValueError(
             "expected checkpoint_id method/dataset/architecture/objective/structure-percent/"
             f"seed<n>, got '{shorten(checkpoint_id)}'"
         )
-    method, dataset, architecture, objective, structure, _, seed = match.groups()
+    method, dataset, architecture, objective, structure, percent, seed = match.groups()
+    share = Fraction(percent) / 100
     return Network(method, dataset, architecture, objective, structure, share, int(seed))
 
 
@@ -97,12 +98,8 @@ class Failure(Strict):
 
 
 def path_of(folder: Path, checkpoint_id: str) -> Path:
-    """Returns where the failure of a network lies, given the folder of all failures.
-
-    Raises:
-        ManifestError: an id that leads out of the folder.
-    """
-    return inside(folder, f"{slug(checkpoint_id)}.json")
+    """Returns where the failure of a network lies, given the folder of all failures."""
+    return folder / f"{slug(checkpoint_id)}.json"
 
 
 def write(folder: Path, failure: Failure) -> Path:
@@ -118,8 +115,19 @@ def write(folder: Path, failure: Failure) -> Path:
 
 
 def forget(folder: Path, checkpoint_id: str) -> None:
-    """Removes the failure of a network, if there is one."""
-    path_of(folder, checkpoint_id).unlink(missing_ok=True)
+    """Removes the failure of a network, if there is one.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    path = path_of(folder, checkpoint_id)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        shown = shorten(str(path), 400)
+        raise StorageError(
+            f"expected to remove {shown}, got '{error.strerror}'; check its folder's permissions"
+        ) from error
 
 
 def read_all(folder: Path) -> list[Failure]:
@@ -128,35 +136,36 @@ def read_all(folder: Path) -> list[Failure]:
     Raises:
         RecordError: one is damaged, or in another's place.
     """
-    return sorted((_read(path) for path in folder.glob("*.json")), key=lambda f: f.checkpoint_id)
+    found = [failure for path in folder.glob("*.json") if (failure := _read(path))]
+    return sorted(found, key=lambda failure: failure.checkpoint_id)
 
 
 def standing(
-    failures: Iterable[Failure], digests: dict[str, str], made: Iterable[str]
+    failures: Iterable[Failure], digests: dict[str, str], made: Iterable[Checkpoint]
 ) -> list[Failure]:
     """Returns the failures that still say something.
 
     Args:
         failures: any.
         digests: of the recipes as they are now, by id.
-        made: ids of checkpoints that there are.
+        made: checkpoints that there are.
     """
-    there = set(made)
-    return [
-        one
-        for one in failures
-        if one.checkpoint_id not in there and digests.get(one.recipe) == one.recipe_digest
-    ]
+    there = {(entry.id, entry.recipe_digest) for entry in made}
+    current = [one for one in failures if digests.get(one.recipe) == one.recipe_digest]
+    return [one for one in current if (one.checkpoint_id, one.recipe_digest) not in there]
 
 
-def _read(path: Path) -> Failure:
+def _read(path: Path) -> Failure | None:
+    """Returns the failure in a file; None where it was removed since it was listed."""
     shown = shorten(str(path), 400)
     if path.is_symlink():
         raise RecordError(f"expected a file {shown}, got a link; remove it")
     try:
         data = parse("failure", read_bounded(path, LARGEST_FAILURE), shown)
         failure = Failure.model_validate_json(json.dumps(migrate("failure", data)))
-    except (ManifestError, RecordError, StorageError, FileNotFoundError) as error:
+    except FileNotFoundError:
+        return None
+    except (ManifestError, RecordError, StorageError) as error:
         raise RecordError(f"{shorten(str(error), 400)}; remove {shown}") from error
     except ValidationError as error:
         raise RecordError(

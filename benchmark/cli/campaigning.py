@@ -105,6 +105,7 @@ def _print_plan(
         out.print(f"left out: {line}", soft_wrap=True)
     if (more := len(whole.left_out) - _SHOWN) > 0:
         out.print(f"left out: {more} more of this kind", soft_wrap=True)
+    _print_failures(networks)
     try:
         progress = progress_of(where.project, chosen.id, networks)
         left = forecast(where.project, chosen, networks, progress)
@@ -112,7 +113,6 @@ def _print_plan(
         err.print(f"no estimate: {error}", soft_wrap=True)
         return
     print_table(*_table(networks, progress))
-    _print_failures(progress)
     from benchmark.distributed import choose_device
 
     workers = where.project.workers.on(choose_device(where.project.device))
@@ -133,12 +133,12 @@ def _print_plan(
         out.print("nothing is left", soft_wrap=True)
 
 
-def _print_failures(progress: "Progress") -> None:
+def _print_failures(networks: "Sequence[Network]") -> None:
     """Prints which of the networks that are left were tried before, and what stopped them."""
     from benchmark.pipeline.compressing import failures_of, id_of
 
-    left = {id_of(network.order) for network in progress.untrained}
-    known = [one for one in failures_of(where.project) if one.checkpoint_id in left]
+    names = {id_of(network.order) for network in networks}
+    known = [one for one in failures_of(where.project) if one.checkpoint_id in names]
     for one in known[:_SHOWN]:
         out.print(f"failed before: {one.checkpoint_id}: {one.error}", soft_wrap=True)
     if (more := len(known) - _SHOWN) > 0:

@@ -35,7 +35,7 @@ __all__ = [
     "results",
 ]
 
-# Where each name lives. Loaded on first use: a command that trains nothing does without torch.
+# Where each name lives. Loaded on first use: help and arguments do without torch.
 _HOMES = {
     "auditing": ("Audit", "Draw", "audit_all"),
     "challenging": ("Answer", "Sender", "challenge"),
@@ -51,8 +51,10 @@ def __dir__() -> list[str]:
     return [*globals(), *__all__]
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+if not TYPE_CHECKING:  # which would take any name for one of the pipeline's
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -73,10 +73,11 @@ def _take_failures(
     project: Project, other: Project, networks: Sequence[Network]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Takes over what could not be trained there and is not here; returns ids, and refusals."""
-    wanted = {id_of(network.order) for network in networks}
-    made = {entry.id for entry in project.manifest().checkpoints}
+    made = finished(project, [network.order for network in networks])
+    wanted = {id_of(network.order) for network in networks if network.order not in made}
+    wanted -= {one.checkpoint_id for one in failures_of(project)}
     try:
-        found = [one for one in failures_of(other) if one.checkpoint_id in wanted - made]
+        found = [one for one in failures_of(other) if one.checkpoint_id in wanted]
     except RecordError as error:
         return (), (f"failures: {error}",)
     for one in found:

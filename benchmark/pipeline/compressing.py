@@ -464,11 +464,17 @@ def compress_all(
         failed: takes the orders that could not be made, and why; without it the first such error
             is raised.
         watch: told after each piece.
+
+    Raises:
+        UnknownName: no such method, recipe or architecture.
+        ContractError: an architecture that does not take the data, or, without `failed`, a network
+            that cannot be trained.
     """
     if fresh:
         _forget(project, orders, threads, keep_parents)
     there = {} if fresh else finished(project, orders)
     wanted = [order for order in orders if order not in there]
+    _check_architectures(project, wanted)
     jobs = [_Job(project, order, threads) for order in wanted]
     device = choose_device(project.device)
     made = []
@@ -498,6 +504,14 @@ def compress_all(
             take(order, found)
         watch(done, len(pieces), _outcome(order, found))
     return made
+
+
+def _check_architectures(project: Project, orders: Sequence[Order]) -> None:
+    """Refuses architectures that do not take a recipe's data: a mistake, and no failed training."""
+    with torch.device("meta"):  # shapes alone; nothing is drawn
+        for order in {(order.architecture, order.recipe): order for order in orders}.values():
+            described = _description(order, project)
+            empty_network(order.architecture, recipe(order.recipe).dataset, described)
 
 
 def _outcome(order: Order, found: Checkpoint | BenchmarkError | None) -> str:
@@ -567,8 +581,9 @@ def _prefixed(watch: Watch, order: Order, number: int, count: int) -> Watch:
 def _enter(project: Project, entry: Checkpoint) -> Checkpoint:
     """Adds an entry to the manifest; commands that run side by side wait for each other."""
     with alone(project.manifest_lock):
+        # In this order: a kill between the two leaves a network that is made again.
+        failures.forget(project.failures, entry.id)
         write_manifest(project.manifest_path, project.manifest().with_entry(entry))
-    failures.forget(project.failures, entry.id)
     return entry
 
 
@@ -601,8 +616,8 @@ def failures_of(project: Project) -> list[Failure]:
         RecordError: one is damaged.
     """
     digests = {name: one.digest for name, one in RECIPES.items()}
-    made = (entry.id for entry in project.manifest().checkpoints)
-    return failures.standing(failures.read_all(project.failures), digests, made)
+    known = failures.read_all(project.failures)
+    return failures.standing(known, digests, project.manifest().checkpoints)
 
 
 def _forget(project: Project, orders: Sequence[Order], threads: int, keep_parents: bool) -> None:

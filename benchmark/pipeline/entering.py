@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from benchmark import failures
 from benchmark.architectures import Classifier
 from benchmark.digests import digest_of, sha256_of_bytes
 from benchmark.errors import ManifestError, lookup, shorten
@@ -174,6 +175,7 @@ def enter(project: Project, entry: Checkpoint, data: bytes, renew: bool = False)
                 f"({known.sha256[:12]}…); give another --seed or --method"
             )
         write_atomically(inside(project.root, entry.file), data)
+        failures.forget(project.failures, entry.id)
         write_manifest(project.manifest_path, manifest.with_entry(entry))
     return True
 

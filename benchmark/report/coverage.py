@@ -82,7 +82,7 @@ class Coverage:
         tables: of each training that occurs.
         filled: cells with a record.
         refused: cells that a method does not support.
-        failed: cells whose networks could not be trained, any of them.
+        failed: cells with a network that could not be trained.
         open: cells that were not evaluated yet.
         left_out: lines beyond `MOST_LINES`.
     """
@@ -118,7 +118,7 @@ def coverage(
         failures: networks that could not be trained.
     """
     lost: dict[_Training, dict[_Place, list[Failure]]] = {}
-    for one in failures:
+    for one in sorted(failures, key=lambda one: one.network.seed):
         it = one.network
         level = sparsity_percent(float(it.sparsity))
         place = (DENSE, DENSE, "0") if it.method == DENSE else (it.structure, it.method, level)
@@ -146,7 +146,7 @@ def coverage(
         tables=tuple(tables),
         filled=sum(place[0] != DENSE for places in trainings.values() for place in places),
         refused=sum(slot.span for slot in slots if slot.reason.startswith(_REFUSED)),
-        failed=sum(len(failed) for failed in lost.values()),
+        failed=sum(place[0] in grid for failed in lost.values() for place in failed),
         open=sum(slot.span for slot in slots if slot.reason == NOT_YET),
         left_out=left_out,
     )
@@ -219,7 +219,7 @@ def _table(cells: _Cells, room: int) -> tuple[Table | None, int]:
         note = _untrained(cells)
         return (Table(slug(title), title, (), dense, (), note) if note else None), 0
     levels, note = _columns(cells, own)
-    variants = _variants(own)
+    variants = _variants(place for place in cells.places if place[0] == cells.structure)
     lines = tuple(_line(cells, method, levels, variants) for method in names[:room])
     return Table(slug(title), title, tuple(levels), dense, lines, note), len(names) - len(lines)
 
@@ -301,7 +301,8 @@ def _filled(rows: Sequence[Row], lost: Sequence[Failure]) -> Slot | None:
         return Slot(reason=untrained) if lost else None
     standing = [row for row in rows if has_result(row)]
     if not standing:
-        return Slot(href=checkpoint_path(rows[0]), reason=why_missing(rows[0]))
+        reason = _joined_words(why_missing(rows[0]), untrained)
+        return Slot(href=checkpoint_path(rows[0]), reason=reason)
     # Each seed by its largest tier.
     trained: dict[float, Row] = {}
     for row in sorted(standing, key=lambda row: number(row["examples"])):
@@ -311,20 +312,24 @@ def _filled(rows: Sequence[Row], lost: Sequence[Failure]) -> Slot | None:
     alike = sum(row["tier"] == largest["tier"] for row in seeds)
     apart = [row for row in seeds if not rankable(row)]
     some = f"{len(apart)} of {len(seeds)} seeds without rank" if len(seeds) > 1 else "no rank"
-    reasons = [f"{some}: {unrankable(apart[0])}" if apart else "", untrained]
+    unranked = f"{some}: {unrankable(apart[0])}" if apart else ""
     return Slot(
         seeds=f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {text(seeds[0].get('seed'), 20)}",
         tier=f"{text(largest['tier'])}{f' for {alike}' if alike < len(seeds) else ''}",
         href=checkpoint_path(seeds[0]),
-        reason="; ".join(reason for reason in reasons if reason),
+        reason=_joined_words(unranked, untrained),
     )
+
+
+def _joined_words(*reasons: str) -> str:
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _untrainable(lost: Sequence[Failure]) -> str:
     """Returns which seeds could not be trained, and what stopped the first; empty without any."""
     if not lost:
         return ""
-    seeds = ", ".join(str(seed) for seed in sorted(one.network.seed for one in lost)[:MOST_SEEDS])
+    seeds = ", ".join(str(one.network.seed) for one in lost[:MOST_SEEDS])
     more = ", …" if len(lost) > MOST_SEEDS else ""
     return f"could not be trained (seed {seeds}{more}): {text(lost[0].error, 300)}"
 

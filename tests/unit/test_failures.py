@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import failures
-from benchmark.errors import RecordError
+from benchmark.errors import RecordError, StorageError
 from benchmark.failures import Failure
+from benchmark.manifest import Checkpoint
 
 ID = "atmc:bits=8/digits/cnn-tiny/benign/unstructured-99.5/seed3"
 KNOWN = Failure(
@@ -46,11 +47,15 @@ def test_no_folder_has_no_failures(tmp_path: Path) -> None:
 
 
 def test_a_failure_says_something_while_its_recipe_stands_and_nothing_was_made() -> None:
-    def left(digests: dict[str, str], *made: str) -> list[Failure]:
-        return failures.standing([KNOWN], digests, made)
+    def left(digests: dict[str, str], *there: Checkpoint) -> list[Failure]:
+        return failures.standing([KNOWN], digests, there)
 
-    assert left({"digits": "a" * 64}, "another") == [KNOWN]
-    assert left({"digits": "b" * 64}) == left({}) == left({"digits": "a" * 64}, ID) == []
+    def made(name: str = "another", digest: str = "a" * 64) -> Checkpoint:
+        return Checkpoint.model_construct(id=name, recipe_digest=digest)
+
+    now = {"digits": "a" * 64}
+    assert left(now, made()) == left(now, made(ID, "b" * 64)) == [KNOWN]
+    assert left({"digits": "b" * 64}) == left({}) == left(now, made(ID)) == []
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,23 @@ def test_files_that_are_no_failures(tmp_path: Path) -> None:
     (tmp_path / "another.json").rename(tmp_path / "elsewhere")
     with pytest.raises(RecordError, match="got a link"):
         failures.read_all(tmp_path)
-    path.unlink()
+    # Neither does a link lead what removes a failure astray.
+    failures.forget(tmp_path, ID)
+    assert (tmp_path / "elsewhere").exists() and not path.is_symlink()
     path.write_bytes(b"[" * (failures.LARGEST_FAILURE + 1))
     with pytest.raises(RecordError, match="at most 65536 bytes"):
         failures.read_all(tmp_path)
+
+
+def test_what_is_removed_meanwhile_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = failures.write(tmp_path, KNOWN)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([path, path.with_name("gone.json")]))
+    assert failures.read_all(tmp_path) == [KNOWN]
+
+
+def test_a_folder_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="expected to remove"):
+        failures.forget(tmp_path / "file", ID)

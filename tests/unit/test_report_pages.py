@@ -445,6 +445,28 @@ def test_what_could_not_be_trained_says_why():
     assert (found.filled, found.failed, found.open) == (1, 3, 1)
 
 
+def test_failures_open_and_close_no_other_cell():
+    [row] = rows = ranked_rows(pd.DataFrame([made()]))
+    failures = [
+        *(lost(row, "snip:steps=2", 90, seed=seed) for seed in (10, 2)),
+        lost(row, "dense", 0),
+        lost(row, "lwm-global", 50).model_copy(update={"error": "first"}),
+        lost(row, "lwm-global", 50, seed=1),
+    ]
+    found = coverage(rows, GRID, ("dense", "snip", "lwm-global"), refused, failures)
+    [plain] = found.tables
+    assert [slot.reason for slot in slots(plain, "snip")] == [NOT_YET]
+    assert slots(plain, "snip:steps=2")[1].reason.startswith("could not be trained (seed 2, 10): ")
+    assert slots(plain, "lwm-global")[0].reason == "could not be trained (seed 0, 1): first"
+    assert plain.dense.reason.startswith("could not be trained (seed 0): ")
+    assert (found.filled, found.failed, found.open) == (1, 2, 2)
+    # A row without a result, and a seed that could not be trained.
+    broken = make_row("lwm-global", 0.9, status="failed", reason="out of memory", examples=np.nan)
+    rows = ranked_rows(pd.DataFrame([broken, made("snip")]))
+    [plain] = coverage(rows, GRID, (), refused, [lost(row, "lwm-global", 90, seed=1)]).tables
+    assert slots(plain, "lwm-global")[0].reason.startswith("failed: out of memory; could not be")
+
+
 def test_a_training_of_dense_networks_alone_takes_a_line():
     [table] = covered([made("dense", 0.0)]).tables
     assert table.lines == () and "lwm-global" in table.note and "snip" in table.note
