@@ -6,7 +6,7 @@ after Holm for all tests of a claim; kept shares with the interval of a ratio.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
@@ -51,6 +51,9 @@ NOT_STATED = "not stated"
 # An accuracy of this many times that of guessing says little.
 NEAR_CHANCE = 1.5
 
+# What is missing where none did.
+NO_LEARNERS = "networks that learn"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -88,6 +91,9 @@ class _Part:
 class Better:
     """A method beats another at a sparsity, trained alike, for every seed.
 
+    Where neither of two networks learned, clean accuracies being near chance, there is nothing to
+    compare, and the seed does not count.
+
     Attributes:
         first: method that should be better.
         second: method that it is compared with.
@@ -107,10 +113,13 @@ class Better:
         found, asides, missing = self._found(scope)
         if not found:
             return Judged("not measured here", missing=missing)
-        tests = [(together, place) for together in found for place in range(len(together.seeds))]
-        ps = holm([mcnemar_exact(*self._pair(*test)) for test in tests])
-        adjusted = iter(ps)
-        parts = [self._part(one, [next(adjusted) for _ in one.seeds], len(ps)) for one in found]
+        tests = [(n, place) for n, one in enumerate(found) for place in _learned(one)]
+        ps = holm([mcnemar_exact(*self._pair(found[n], place)) for n, place in tests])
+        adjusted = dict(zip(tests, ps, strict=True))
+        parts = [
+            self._part(one, {place: adjusted[n, place] for place in _learned(one)}, len(ps))
+            for n, one in enumerate(found)
+        ]
         return _judged(parts, asides)
 
     def _found(self, scope: Scope) -> _Met:
@@ -127,11 +136,15 @@ class Better:
         rows = [rows[place] for rows in together.rows.values()]
         return stacked(rows, self.measure)
 
-    def _part(self, together: Together, ps: Sequence[float], tests: int) -> _Part:
+    def _part(self, together: Together, ps: Mapping[int, float], tests: int) -> _Part:
         said, held, leads = [], 0, []
         corrected = f" after Holm over {tests} tests" if tests > 1 else ""
         ours, theirs = together.rows.values()
-        for place, (seed, p) in enumerate(zip(together.seeds, ps, strict=True)):
+        for place, seed in enumerate(together.seeds):
+            if place not in ps:
+                said.append(self._unlearned(together, place))
+                continue
+            p = ps[place]
             first, second = self._pair(together, place)
             lead = difference_interval(first, second)
             held += p <= SIGNIFICANCE and lead.value > 0
@@ -142,6 +155,8 @@ class Better:
                 f"{_on(together, len(first))}; {points(lead)}, {probability(p)}{corrected}."
             )
             said.append(sentence(text, (ours[place], theirs[place])))
+        if len(leads) < len(together.seeds):
+            return _Part(held, len(leads), tuple(said))
         if len(leads) > 1:
             said.append(self._seeds_together(together, leads))
         if warning := self._near_chance(together):
@@ -156,6 +171,16 @@ class Better:
             f"lead {points(hull(leads))}, between the outermost ends of the seeds' intervals."
         )
         return sentence(text, together.every)
+
+    def _unlearned(self, together: Together, place: int) -> Sentence:
+        rows = [rows[place] for rows in together.rows.values()]
+        first, second = (float(stacked([row], "clean").mean()) for row in rows)
+        text = (
+            f"{_training(rows[0])}, seed {together.seeds[place]}: neither network learned, with "
+            f"{self.first} at {percent(first)} and {self.second} at {percent(second)} clean "
+            f"accuracy, where guessing gives {percent(_chance(rows[0]))}; this does not count."
+        )
+        return sentence(text, rows)
 
     def _near_chance(self, together: Together) -> Sentence | None:
         theirs = list(together.rows.values())[1]
@@ -479,8 +504,21 @@ def _spreads(together: Together) -> _Part:
 
 def _judged(parts: Sequence[_Part], asides: tuple[str, ...]) -> Judged:
     held, of = (sum(getattr(part, what) for part in parts) for what in ("held", "of"))
+    said = tuple(s for part in parts for s in part.sentences)
+    if not of:
+        return Judged("not measured here", said, (NO_LEARNERS,), asides)
     verdict: Verdict = "reproduced" if held == of else "partly" if held else "not reproduced"
-    return Judged(verdict, tuple(s for part in parts for s in part.sentences), asides=asides)
+    return Judged(verdict, said, asides=asides)
+
+
+def _learned(together: Together) -> list[int]:
+    """Returns the places of seeds for which at least one network's clean accuracy beats chance."""
+    learned = []
+    for place in range(len(together.seeds)):
+        rows = [rows[place] for rows in together.rows.values()]
+        if any(stacked([row], "clean").mean() > NEAR_CHANCE * _chance(row) for row in rows):
+            learned.append(place)
+    return learned
 
 
 def _trainings(scope: Scope, objectives: Iterable[str]) -> list[tuple[str, str]]:

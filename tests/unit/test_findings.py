@@ -177,6 +177,30 @@ def test_a_comparison_with_networks_at_chance_says_so():
     assert "chance" not in found.sentences[-1].text
 
 
+def guessing(method, **changes):
+    """A network that says the same of everything: right on a tenth."""
+    found = row(method, 40, **changes)
+    found["outcomes"]["clean"][60:] = False
+    return found
+
+
+def test_networks_that_did_not_learn_are_no_evidence():
+    found = claim([guessing("hydra"), guessing("lwm-layerwise")], "hydra-99")
+    assert (found.verdict, found.missing) == ("not measured here", (judging.NO_LEARNERS,))
+    [one] = found.sentences
+    assert "neither network learned" in one.text and "guessing gives 10.0 %" in one.text
+    assert "hydra at 15.0 % and lwm-layerwise at 15.0 % clean accuracy" in one.text
+    # One that learned is enough, whichever it is; a seed that does not count costs no correction.
+    rows = [guessing("hydra"), guessing("lwm-layerwise")]
+    rows += [row("hydra", 300, seed=1), guessing("lwm-layerwise", seed=1)]
+    found = claim(rows, "hydra-99")
+    assert found.verdict == "reproduced"
+    assert "does not count" in found.sentences[0].text and len(found.sentences) == 2
+    assert "after Holm" not in found.sentences[1].text
+    rows = [guessing("hydra"), row("lwm-layerwise", 300)]
+    assert claim(rows, "hydra-99").verdict == "not reproduced"
+
+
 # --- Shares that are kept -------------------------------------------------------------------------
 
 
