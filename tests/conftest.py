@@ -23,9 +23,12 @@ collect_ignore = ["plugin_package"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files with long tests first, so that none runs alone at the end while workers idle."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
+    longest: dict[Path, float] = {}
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            longest[item.path] = max(longest.get(item.path, 0), *mark.args, 10)
     # Whole files, since tests of a file share what is dear to make.
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: -longest.get(item.path, 0))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -254,6 +254,7 @@ def test_killed_anywhere_and_run_again(tmp_path: Path, filled: Project) -> None:
     assert digests(where) == digests(filled)
 
 
+@pytest.mark.slow(30)
 def test_parts_of_two_machines_make_the_board(tmp_path: Path, filled: Project) -> None:
     plan = plan_campaign(BOARD)
     machines = [project(tmp_path / name) for name in ("one", "two")]

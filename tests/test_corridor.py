@@ -44,7 +44,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_manifest_to_pages(board: Project) -> None:
     index = (board.site / "index.html").read_text()
     assert "digits-linf" in index

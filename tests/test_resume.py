@@ -60,7 +60,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     return contents(project)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 @pytest.mark.parametrize(("workers", "interruptions"), [(1, 20), (2, 6)])
 def test_killed_at_random_moments(
     tmp_path: Path, workers: int, interruptions: int, reference: dict[str, tuple[str, bytes]]

@@ -70,7 +70,7 @@ def idea(folder: Path) -> None:
     file.write_text(before + function)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(200)
 def test_every_command_of_the_tutorial(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     make_project(clone, *CONTROLS)

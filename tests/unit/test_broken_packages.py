@@ -78,6 +78,7 @@ def test_metadata_that_cannot_be_read_hide_nothing_else(tmp_path, monkeypatch, e
     assert {"dense", "whole-method"} <= set(methods.names())
 
 
+@pytest.mark.slow(80)
 @pytest.mark.parametrize("body", ["raises", "no exception"])
 def test_no_command_breaks(tmp_path, body):
     install(

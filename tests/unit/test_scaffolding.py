@@ -46,7 +46,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_a_new_method_of_a_clone_needs_no_edit(clone):
     before = files(clone)
     made = run(
