@@ -31,8 +31,7 @@ def map_forked(
     """Yields the answer to each job, in the order of the jobs.
 
     Args:
-        function: called in copies of this process; it must not use torch, whose threads a copy
-            lacks.
+        function: called in copies of this process, each with one thread.
         jobs: what to call it with; they are not copied.
         processes: how many run at a time; 0 takes the cores there are.
 
@@ -78,8 +77,12 @@ def _answers(pool: ProcessPoolExecutor, jobs: int) -> Iterator[Any]:
 
 
 def _single() -> None:
-    """Keeps products of matrices in the one thread of a copy: there is a copy for every core."""
-    threadpool_limits(1, "blas")
+    """Keeps a copy in its one thread: there is a copy for every core.
+
+    Products of matrices would only take turns with those of other copies. Torch would wait for ever
+    for the threads that it had before the copy was made, which a copy lacks.
+    """
+    threadpool_limits(1)
 
 
 def _run(number: int) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -48,6 +49,24 @@ def test_a_killed_process_is_a_clear_error() -> None:
 
 def _threads(_: int) -> int:
     return max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+
+_TORCH = """
+import torch
+from benchmark.forks import map_forked
+
+torch.set_num_threads(2)
+values = torch.ones(4_000_000) / 2  # enough for both threads, which no copy has
+print(list(map_forked(lambda n: float((values.double() * n).sum()), range(3), 2)))
+"""
+
+
+@forked
+def test_a_copy_of_a_process_that_used_torch_can_use_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "[0.0, 2000000.0, 4000000.0]\n"
 
 
 @forked
