@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the heavy imports wait until a command needs them
     from benchmark.pipeline.campaigning import Network, Plan, Progress
     from benchmark.protocols import Protocol
 
-# Combinations that are not supported, shown before the rest is only counted.
+# Combinations that are not supported, and failures, shown before the rest is only counted.
 _SHOWN = 12
 
 
@@ -101,11 +101,8 @@ def _print_plan(
     from benchmark.pipeline.forecasting import forecast
 
     out.print(f"{said.title}: {len(networks)} networks under {chosen.id}", soft_wrap=True)
-    for line in whole.left_out[:_SHOWN]:
-        out.print(f"left out: {line}", soft_wrap=True)
-    if (more := len(whole.left_out) - _SHOWN) > 0:
-        out.print(f"left out: {more} more of this kind", soft_wrap=True)
-    _print_failures(networks)
+    _print_some("left out", whole.left_out)
+    _print_some("failed before", _failures(networks))
     try:
         progress = progress_of(where.project, chosen.id, networks)
         left = forecast(where.project, chosen, networks, progress)
@@ -133,16 +130,21 @@ def _print_plan(
         out.print("nothing is left", soft_wrap=True)
 
 
-def _print_failures(networks: "Sequence[Network]") -> None:
-    """Prints which of the networks that are left were tried before, and what stopped them."""
+def _print_some(head: str, lines: "Sequence[str]") -> None:
+    """Prints the first lines of many, and how many more there are."""
+    for line in lines[:_SHOWN]:
+        out.print(f"{head}: {line}", soft_wrap=True)
+    if (more := len(lines) - _SHOWN) > 0:
+        out.print(f"{head}: {more} more of this kind", soft_wrap=True)
+
+
+def _failures(networks: "Sequence[Network]") -> list[str]:
+    """Returns which of the networks that are left were tried before, and what stopped them."""
     from benchmark.pipeline.compressing import failures_of, id_of
 
     names = {id_of(network.order) for network in networks}
     known = [one for one in failures_of(where.project) if one.checkpoint_id in names]
-    for one in known[:_SHOWN]:
-        out.print(f"failed before: {one.checkpoint_id}: {one.error}", soft_wrap=True)
-    if (more := len(known) - _SHOWN) > 0:
-        out.print(f"failed before: {more} more", soft_wrap=True)
+    return [f"{one.checkpoint_id}: {one.error}" for one in known]
 
 
 def _clock(seconds: float) -> str:

@@ -113,11 +113,12 @@ class Better:
         found, asides, missing = self._found(scope)
         if not found:
             return Judged("not measured here", missing=missing)
-        tests = [(n, place) for n, one in enumerate(found) for place in _learned(one)]
+        learned = [_learned(one) for one in found]
+        tests = [(n, place) for n, places in enumerate(learned) for place in places]
         ps = holm([mcnemar_exact(*self._pair(found[n], place)) for n, place in tests])
         adjusted = dict(zip(tests, ps, strict=True))
         parts = [
-            self._part(one, {place: adjusted[n, place] for place in _learned(one)}, len(ps))
+            self._part(one, {place: adjusted[n, place] for place in learned[n]}, len(ps))
             for n, one in enumerate(found)
         ]
         return _judged(parts, asides)

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby, pairwise
 
-import torch
-
 import methods
 from benchmark.campaigns import Campaign, Group, Tier, larger
 from benchmark.errors import BenchmarkError, ContractError, shorten
 from benchmark.leaderboard import rank
-from benchmark.manifest import Checkpoint, empty_network
-from benchmark.pipeline.compressing import Order, compress_all, finished, id_of
+from benchmark.manifest import Checkpoint
+from benchmark.pipeline.compressing import (
+    Order,
+    check_architectures,
+    compress_all,
+    finished,
+    id_of,
+)
 from benchmark.pipeline.evaluating import evaluate_all, unevaluated
 from benchmark.pipeline.project import Project, Watch, silent
 from benchmark.pipeline.reporting import results
@@ -75,16 +79,9 @@ def plan_campaign(campaign: Campaign) -> Plan:
         raise ContractError(
             f"expected networks that can be made, got none: {'; '.join(reasons)}; name others"
         )
-    _check_architectures(tiers)
+    check_architectures(tiers)
     _check_recipes(tiers)
     return Plan(tuple(Network(*pair) for pair in tiers.items()), tuple(reasons))
-
-
-def _check_architectures(orders: Iterable[Order]) -> None:
-    """Refuses architectures that do not take the inputs of a recipe's data set."""
-    with torch.device("meta"):  # shapes alone; nothing is drawn
-        for architecture, name in {(order.architecture, order.recipe): None for order in orders}:
-            empty_network(architecture, recipe(name).dataset)
 
 
 def _check_recipes(orders: Iterable[Order]) -> None:

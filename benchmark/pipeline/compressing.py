@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -474,7 +474,7 @@ def compress_all(
         _forget(project, orders, threads, keep_parents)
     there = {} if fresh else finished(project, orders)
     wanted = [order for order in orders if order not in there]
-    _check_architectures(project, wanted)
+    check_architectures(wanted, lambda order: _description(order, project))
     jobs = [_Job(project, order, threads) for order in wanted]
     device = choose_device(project.device)
     made = []
@@ -506,12 +506,22 @@ def compress_all(
     return made
 
 
-def _check_architectures(project: Project, orders: Sequence[Order]) -> None:
-    """Refuses architectures that do not take a recipe's data: a mistake, and no failed training."""
+def check_architectures(
+    orders: Iterable[Order], described: Callable[[Order], object] = lambda _: None
+) -> None:
+    """Refuses architectures that do not take a recipe's data: a mistake, and no failed training.
+
+    Args:
+        orders: what to make.
+        described: returns what describes an order's network; None for one of our table.
+
+    Raises:
+        UnknownName: no such architecture.
+        ContractError: one that does not take the data.
+    """
     with torch.device("meta"):  # shapes alone; nothing is drawn
         for order in {(order.architecture, order.recipe): order for order in orders}.values():
-            described = _description(order, project)
-            empty_network(order.architecture, recipe(order.recipe).dataset, described)
+            empty_network(order.architecture, recipe(order.recipe).dataset, described(order))
 
 
 def _outcome(order: Order, found: Checkpoint | BenchmarkError | None) -> str:
